@@ -237,7 +237,8 @@ class Journal(Protocol):
         """Publish an event; fire once the broker has confirmed it.
 
         If the broker is not available, the event is kept and published later, without a time limit.
-        The Deferred is cancelled when the journal stops.
+        It does not fail because of the broker. Cancelling it ends the attempts; the event may be in
+        the journal or not.
         """
 
     def append_message(self, body: bytes) -> Deferred[None]:
@@ -272,7 +273,7 @@ class Delivery(Protocol):
         """Whether the message is not settled and its channel is still open."""
 
     @property
-    def standing(self) -> bool:
+    def channel_open(self) -> bool:
         """Whether its channel is still open, so the broker still treats its consumer as active."""
 
     def ack(self) -> None: ...

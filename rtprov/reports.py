@@ -163,9 +163,10 @@ class EndedCounts:
 class ShardSummary:
     """A shard in numbers, as one replica knows it at the time `now`.
 
-    `process` is the process that answers, `active` the active worker of the shard by the journal;
-    seconds until all open tasks have ended, None if there is none. `equipment_since` is the time
-    since which `equipment` has the present state, None if it is not known.
+    `process` is the process that answers. `active` is the shard's active worker, as the journal
+    says. `low_s` and `high_s` are the least and the most seconds until all open tasks have ended;
+    both are None if no estimate is possible. `equipment_since` is the time since which `equipment`
+    has the present state, None if it is not known.
 
     Later versions may add fields; they must have a default.
     """

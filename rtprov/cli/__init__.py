@@ -1,6 +1,7 @@
 """The command line ``rtprov``.
 
-Its verbs work on local files and connections so far, and each is a module that can also be run with
-``python -m``. The server is imported by the verb that needs it, when it runs: ``rtprov --help`` is
-there at once.
+Most verbs are HTTPS clients of service B. Others edit local files (``key``, ``token``), work on a
+broker (``shards``, ``move``, ``backup``, ``restore``) or run a role (``run``); `main` lists them. A
+verb's module is imported when it runs, so ``rtprov --help`` does not import the server. The options
+of the twistd commands are in `rtprov.tap.options`.
 """

@@ -1,1 +1,1 @@
-"""Service A: its HTTP client, its stub, and the validation of an order's body."""
+"""Service A: its HTTP client and its stub."""

@@ -97,7 +97,7 @@ def unusable_answer(error: BaseException) -> NotAnAnswer | None:
 
     Return None if A sent no answer, or the connection was lost in the middle of it. Twisted's
     parser raises many kinds of errors (ValueError, KeyError) for data that is not HTTP. So every
-    error counts as such, except those of connections.
+    error except those of connections counts as an answer that is not HTTP.
     """
     if isinstance(error, NotAnAnswer) or not isinstance(error, ResponseFailed):
         return error if isinstance(error, NotAnAnswer) else None

@@ -15,12 +15,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.equipment.request import parse_request
 from rtprov.equipment.scenario import BUILT_IN, Rule
 from rtprov.errors import EquipmentNotFound, InvalidBody, ProvisioningFailed
 from rtprov.http.request import abort_connection, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_error, envelope
 from rtprov.model import is_equipment_id
+from rtprov.order_body import parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

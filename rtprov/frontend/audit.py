@@ -72,7 +72,12 @@ def note(task: Task, caller: str, outcome: str) -> None:
 
 def note_session(outcome: str, caller: str) -> None:
     """Write the audit line of a browser's log-in or log-out; `outcome` is how the line begins."""
-    _log.info("{outcome}: {caller}, by a browser", outcome=outcome, caller=caller)
+    _log.info(
+        "{outcome}: {caller}, by a browser",
+        event=f"session.{outcome.replace(' ', '_')}",
+        outcome=outcome,
+        caller=caller,
+    )
 
 
 def note_cancellation(

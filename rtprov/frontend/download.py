@@ -57,7 +57,7 @@ class StreamedBody:
             self._request.write(data)
 
     def close(self) -> None:
-        """The body ends, or its connection was closed."""
+        """Call this when the body is complete, or its connection was closed."""
         request = cast("Any", self._request)
         if request.channel is not None:
             request.unregisterProducer()

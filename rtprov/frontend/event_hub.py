@@ -96,6 +96,7 @@ class EventHub:
         self._tasks = self._skipped = 0  # in the present second
         self._stop_following: Callable[[], None] = lambda: None
         self._ticking: LoopingCall | None = None
+        self._failing = False  # whether the last tick ended with an internal error
         self._pausing: IDelayedCall | None = None  # while the workers are followed for no listener
         self._stopped = False
 
@@ -224,8 +225,7 @@ class EventHub:
         self._stop_following = self._reports.follow(self._on_ends)
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = self._clock
-        ticking = self._ticking.start(EVERY_S)
-        ticking.addErrback(lambda reason: self._log.failure("the event stream has stopped", reason))
+        self._ticking.start(EVERY_S)  # never fails, since `_tick` does not
 
     def _pause(self) -> None:
         """Stop following the workers, because there are no listeners."""
@@ -246,6 +246,17 @@ class EventHub:
             self._asking.cancel()
 
     def _tick(self) -> None:
+        """Do what is due in this second. An internal error is logged once, until it is over."""
+        try:
+            self._each_second()
+        except Exception:
+            if not self._failing:
+                self._log.failure("internal error in the event stream; trying again each second")
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _each_second(self) -> None:
         self._tasks = 0
         skipped, self._skipped = self._skipped, 0
         if skipped:

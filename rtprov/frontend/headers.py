@@ -66,7 +66,7 @@ def answered_within_s(wait_s: int) -> float:
     return wait_s - min(ANSWER_EARLY_S, wait_s / 8)
 
 
-def waits_s(wait_s: int) -> float:
+def wait_for_end_s(wait_s: int) -> float:
     """Return the seconds after which the front end stops waiting for the task's end.
 
     It then asks a worker for the task's state, and answers with that.

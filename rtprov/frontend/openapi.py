@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from rtprov import __version__
-from rtprov.equipment.request import RequestBody
 from rtprov.frontend.headers import MAX_KEY_LENGTH, MAX_WAIT_S
 from rtprov.frontend.openapi_examples import add_examples
 from rtprov.frontend.openapi_parts import (
@@ -26,6 +25,7 @@ from rtprov.frontend.openapi_parts import (
 from rtprov.frontend.operator_openapi import OPERATOR_TYPES, operator_paths
 from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
 from rtprov.frontend.schemas import Envelope, Problem, Receipt, TaskAnswer, TasksAnswer
+from rtprov.order_body import RequestBody
 
 _CPE = "/api/v1/equipment/cpe/{equipmentId}"
 _TYPES = (RequestBody, Receipt, Envelope, Problem, TaskAnswer, TasksAnswer, *OPERATOR_TYPES)

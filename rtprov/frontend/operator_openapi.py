@@ -96,7 +96,13 @@ def _download(name: str, media_type: str) -> dict[str, Any]:
 
 
 def _events() -> dict[str, Any]:
-    operation = make_operation("followEvents", "Follow what happens, as it happens", {}, 400, 500)
+    operation = make_operation(
+        "followEvents",
+        "Follow ended tasks and changes of the summary as Server-Sent Events",
+        {},
+        400,
+        500,
+    )
     operation["responses"]["200"] = {
         "description": (
             "Server-Sent Events, without an end: summary, task, skipped, equipment, dispatch"

@@ -85,7 +85,7 @@ class SummaryDocument(msgspec.Struct, rename="camel"):
     `oldestWaitingSeconds` is how long the oldest task that was never sent has waited, null if none.
     `etaSeconds` estimates when all open tasks have ended. It is null with a reason: `paused`,
     `equipment` (the equipment service is in trouble) or `no worker`. It is null without a reason
-    while tasks wait for their sealing keys. `parked` is how many letters were put aside, null if
+    while tasks wait for their sealing keys. `parked` is the number of parked letters, null if
     that is not known. `incomplete` names the shards of which no worker answers; their last known
     numbers are used.
     """

@@ -12,8 +12,10 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.client.gathering import gather
 from rtprov.errors import BrokerError, NotReady
+from rtprov.messaging.probe import PROBE_DEADLINE_S, broker_confirms
 from rtprov.messaging.status_messages import encode_status_request
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard
+from rtprov.readiness import Readiness
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from rtprov.amqp.client.publisher import Publisher
     from rtprov.amqp.client.rpc import RpcClient
     from rtprov.queries.shared_keys import SharedKeys
-from rtprov.http.health import Readiness
-from rtprov.messaging.probe import PROBE_DEADLINE_S, broker_confirms
 
 
 def readiness_of_frontend(

@@ -1,6 +1,6 @@
 """The HTTP resources of service B: tasks, lists of tasks, probes and documentation.
 
-The handlers only connect other modules. `rtprov.equipment.request` validates a body,
+The handlers only connect other modules. `rtprov.order_body` validates a body,
 `rtprov.frontend.submission` sends tasks to the broker, a `StatusSource` returns a task's state, a
 `TaskQueries` returns its details, and `rtprov.http.responses` turns errors into answers.
 """
@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from rtprov.equipment.request import parse_request
 from rtprov.errors import (
     EquipmentMalformed,
     EquipmentNotFound,
@@ -27,7 +26,12 @@ from rtprov.errors import (
 )
 from rtprov.frontend.deadline import DEADLINE_S, by, deadline_of
 from rtprov.frontend.final_states import FinalStates
-from rtprov.frontend.headers import answered_within_s, idempotency_key, preferred_wait_s, waits_s
+from rtprov.frontend.headers import (
+    answered_within_s,
+    idempotency_key,
+    preferred_wait_s,
+    wait_for_end_s,
+)
 from rtprov.frontend.openapi import document_bytes
 from rtprov.frontend.operator_routes import OperatorRequests, add_operator_routes
 from rtprov.frontend.priority import urgency
@@ -39,12 +43,14 @@ from rtprov.frontend.session_routes import add_session_routes
 from rtprov.frontend.static_files import answer_file
 from rtprov.frontend.submission import TaskSubmission
 from rtprov.http.fast_lane import PlainRoutes
-from rtprov.http.health import Readiness, answer_alive, answer_ready
+from rtprov.http.health import answer_alive, answer_ready
 from rtprov.http.request import arrived_at, caller_of, check_media_type, json_resource, read_body
 from rtprov.http.responses import answer, answer_bytes, answer_error, envelope
 from rtprov.http.same_origin import SameOrigin
 from rtprov.metrics.counting import FAST_S, Counts, Histogram
 from rtprov.model import DEFAULT_URGENCY, Details, State, is_equipment_id, is_task_id
+from rtprov.order_body import parse_request
+from rtprov.readiness import Readiness
 from rtprov.tracing.spans import NO_SPANS, Spans
 from rtprov.tracing.traceparent import HEADER, valid_traceparent
 
@@ -202,7 +208,7 @@ class Frontend:
 
         `arrived` is the clock's time at which the request arrived; the `wait_s` seconds begin then.
         """
-        left_s = arrived + waits_s(wait_s) - self._clock.seconds()
+        left_s = arrived + wait_for_end_s(wait_s) - self._clock.seconds()
         state = await self._ends.wait(task_id, equipment_id, max(0.0, left_s))
         if state is not None:
             return self._finals.remember(task_id, equipment_id, state)

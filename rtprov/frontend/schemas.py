@@ -1,6 +1,6 @@
 """The JSON documents that the front end sends: receipts, errors, tasks and lists of tasks.
 
-A task's request body is in `rtprov.equipment.request`. `rtprov.frontend.openapi` describes these
+A task's request body is in `rtprov.order_body`. `rtprov.frontend.openapi` describes these
 types; their docstrings are part of the OpenAPI document, so clients read them.
 """
 

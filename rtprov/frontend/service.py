@@ -19,13 +19,13 @@ from rtprov.frontend.summary import Summaries
 from rtprov.frontend.task_publisher import TaskPublisher
 from rtprov.frontend.tasks import TaskRequests
 from rtprov.interfaces import Sealer
-from rtprov.journal.first_key import KeySource, first_key_sessions
 from rtprov.messaging.environment import (
     CONFIRM_DEADLINE_S,
     MAX_UNCONFIRMED,
     Environment,
     broker_connection,
 )
+from rtprov.messaging.first_key import KeySource, first_key_sessions
 from rtprov.messaging.shard_count import ShardCount
 from rtprov.messaging.topology import (
     STATUS_EXCHANGE,

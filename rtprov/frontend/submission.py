@@ -153,7 +153,7 @@ class TaskSubmission:
         task_id = keyed_task_id(equipment_id, key)
         fingerprint = self._sealer.fingerprint(task_id, body)
         with (
-            self._moment(task_id) as now,
+            self._unique_time(task_id) as now,
             self._spans.span("POST", traceparent, task_id) as post,
             self._spans.span("publish", post, task_id) as publish,
         ):
@@ -202,13 +202,13 @@ class TaskSubmission:
     def _is_first(self, task: Task, known: Details) -> bool:
         """Whether the journal has this request before all others of its task.
 
-        Earlier workers do not report who accepted it.
+        Workers of earlier versions do not report who accepted it.
         """
         here = known.accepted_by in (self._process_id, None)
         return here and known.requested_at == task.accepted_at
 
     @contextmanager
-    def _moment(self, task_id: str) -> Iterator[float]:
+    def _unique_time(self, task_id: str) -> Iterator[float]:
         """The time of a request with a key, in seconds since the epoch.
 
         Requests of one task that are handled at once have different times, so that the journal
@@ -228,7 +228,7 @@ class TaskSubmission:
     ) -> None:
         """Cancel a task for `caller`, who gives the reason `why`, by the clock's time `deadline`.
 
-        Done once the journal has the cancellation, before the task's first call to A.
+        Returns once the journal has the cancellation before the task's first call to A.
 
         Raises `TaskNotFound`, `NotYours`, `TooLate`, `Undecided` if the cancellation was sent and
         its effect is not known, and the errors of `TaskQueries` and `TaskSink` if it was not sent.

@@ -204,7 +204,7 @@ class Folder:
             try:
                 file = self._read[day] = DayFile.read(self._path(day))
             except sqlite3.Error as error:
-                self.spoil(day, error)
+                self.mark_damaged(day, error)
                 return None
         if day in self._read:
             self._read.move_to_end(day)
@@ -212,7 +212,7 @@ class Folder:
                 self._close(self._read, next(iter(self._read)))
         return file
 
-    def spoil(self, day: str, error: sqlite3.Error) -> None:
+    def mark_damaged(self, day: str, error: sqlite3.Error) -> None:
         """A file cannot be read: leave it out from now on."""
         self._close(self._read, day)
         self._extents[day] = Extent()

@@ -6,6 +6,7 @@ nothing waits in a queue without an end, and no task waits for the history.
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
@@ -147,13 +148,13 @@ class History(Service):
             self._note(str(shard.shard), latest)
 
     def keep(self, shard: Shard, interval: Interval) -> None:
-        """A gap follows these times."""
+        """Store the times before a gap, and log the gap."""
         self._note(str(shard), interval)
         self._log.error(
             "shard {shard}: the history has a gap: tasks that ended after {at} were forgotten"
             " before they could be written",
             shard=str(shard),
-            at=interval[1],
+            at=datetime.fromtimestamp(interval[1], timezone.utc).isoformat(timespec="seconds"),
         )
 
     def _note(self, shard: str, interval: Interval) -> None:
@@ -184,7 +185,7 @@ class History(Service):
             self._own(self._write_now())
 
     def wake(self) -> None:
-        """Look soon what is to be written."""
+        """Check soon whether something must be written."""
         self._wake_in(0.0)
 
     async def write(self, tasks: Sequence[tuple[Shard, FoundTask]]) -> None:
@@ -310,8 +311,8 @@ class History(Service):
             self._log.info("{folder}: the history is written again", folder=self._directory)
         else:
             self._log.error(
-                "{folder}: the history cannot be written: {error}; tasks go on, and their ends are"
-                " added when it can, as far as --retention reaches back; trying again every"
+                "{folder}: the history cannot be written: {error}; tasks are not affected; their"
+                " ends are added later, if --retention still keeps them; trying again every"
                 " {seconds:.0f} s",
                 folder=self._directory,
                 error=trouble,

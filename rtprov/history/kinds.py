@@ -61,7 +61,11 @@ def in_shard(equipment_id: str, count: int) -> int:
 
 
 def _may_have(kind: Kind, shard: Shard) -> bool:
-    """Whether a device can be in both shards. See `rtprov.model.shard_of`."""
+    """Whether a device can be both in the kind's shard and in `shard`.
+
+    A shard is a CRC modulo the number of shards (`rtprov.model.shard_of`), so the indexes must
+    agree modulo the greatest common divisor of both numbers.
+    """
     return (kind.index - shard.index) % gcd(kind.count, shard.count) == 0
 
 

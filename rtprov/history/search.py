@@ -126,7 +126,7 @@ class HistorySearch:
     def _spoil(self, day: str, error: sqlite3.DatabaseError) -> None:
         if isinstance(error, sqlite3.OperationalError):
             raise error  # not the file's fault, such as a lack of memory
-        self._folder.spoil(day, error)
+        self._folder.mark_damaged(day, error)
 
 
 def count(

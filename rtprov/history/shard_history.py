@@ -1,7 +1,8 @@
 """The history of one shard: which ends are written, which are missing, and how to add those.
 
-The replica in memory has all ends of the retention. So nothing is lost if an end is not written at
-once: it is read from there later. A replay works so, and so does a disk that was full for a while.
+The replica in memory has all ends within the retention. So an end that is not written at once is
+not lost: it is read from the replica later. The ends of a replay, and those that came while the
+disk was full, are added in this way.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from rtprov.messaging.topology import Shard
     from rtprov.reports import Cursor, FoundTask, FoundTasks, HistoryCounts, TaskFilter
 
-# An end may come to the journal so long after its time, if the worker that wrote it was cut off.
+# The longest expected delay between the end of a task and its event in the journal. It is long if
+# the worker could not reach the broker.
 LATEST_S = 86400.0
 PIECE = 500  # tasks that are read from memory at once
 SEARCH_DEADLINE_S = 1.0
@@ -53,7 +55,7 @@ class Writer(Protocol):
         """Give what is collected to the thread, so that a later call in it sees that."""
 
     def wake(self) -> None:
-        """Look soon what is to be written."""
+        """Check soon whether something must be written."""
 
     async def write(self, tasks: Sequence[tuple[Shard, FoundTask]]) -> None:
         """Write tasks, and store what is covered. Raises `HistoryUnavailable`."""
@@ -118,14 +120,14 @@ class ShardHistory:
         if self._begun:
             return
         self._begun = True
-        # What ended since then is read again, and fills all gaps.
+        # The replay has all ends since `at`, so intervals that reach `at` are joined to one.
         known = self._history.intervals(self.shard)
         reached = [each for each in known if self._whole() or each[1] >= at]
         if reached:
             self._since, self._written_upto = reached[0]
             self.behind = self._written_upto - LATEST_S
         elif self._whole() and not self._history.used:
-            self._since = 0.0  # nothing was before this journal, or it was there to be read
+            self._since = 0.0  # the journal was read from its first event
         else:
             self._since = at
 

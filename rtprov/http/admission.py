@@ -173,7 +173,7 @@ class Admission:
     def still_admits(self, headers: Headers) -> bool:
         """Return whether a request with these headers, which was admitted, would still be admitted.
 
-        Answers without an end ask it. The rate does not count.
+        Event streams call it again and again. It does not count towards the rate.
         """
         if self.tokens is None:
             return True

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from twisted.web.server import Request
 
 CLOSE_TIMEOUT_S = 15
-EAGER_BYTES = 0x4000  # read behind a request under way, to notice a disconnect; as in Twisted
+EAGER_BYTES = 0x4000  # of the next request, read during an answer to notice a disconnect
 
 
 class LimitedChannel(HTTPChannel):

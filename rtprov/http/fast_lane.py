@@ -268,7 +268,7 @@ class PlainRequest:
             return
         self._running = running = handler(self._as_request)
         running.addCallbacks(self._write, self._failed)
-        # The messages are Klein's.
+        # Klein logs the same text for its own requests.
         running.addErrback(lambda reason: log.err(reason, "Unhandled Error writing response"))
 
     @property

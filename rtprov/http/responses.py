@@ -182,7 +182,7 @@ def answer_error(request: IRequest, failure: Failure) -> bytes:
     row = answer_for(error)
     if row is not None:
         status, message, headers = row
-        note = getattr(request, "note_refusal", None)  # only a `JsonRequest` has it
+        note = getattr(request, "note_refusal", None)  # requests of other sites than ours lack it
         if note is not None:
             note(status, error)
         return _answer_refusal(

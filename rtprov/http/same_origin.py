@@ -60,8 +60,8 @@ def _host(host: bytes, scheme: bytes) -> bytes:
 class SameOrigin(Resource):
     """Serves `resource`, but refuses foreign requests with a method that may change something.
 
-    `plain_routes` are the resource's routes for the fast lane. It takes no request with one of the
-    fields that are checked here.
+    `plain_routes` are the resource's routes for the fast lane. The fast lane accepts no request
+    with ``Origin`` or ``Sec-Fetch-Site``, so it needs no check.
     """
 
     isLeaf = True

@@ -1,6 +1,6 @@
 """The open tasks of a shard in their order, the running calls, and how long calls take.
 
-`rtprov.journal.forecast` estimates from this when tasks end. `rtprov.worker.beyond_window` finds
+`rtprov.journal.forecast` estimates from this when tasks end. `rtprov.worker.read_ahead` finds
 tasks here that wait while their callers have slots to spare. The cost of an event does not depend
 on the number of open tasks. Waiting tasks are kept in blocks by their number, so that the tasks
 before a given one can be counted block by block. This module does no I/O.
@@ -91,7 +91,7 @@ class Backlog:
         self.open = 0
         self._concurrency = concurrency
         self._blocks: dict[int, dict[int, Record]] = {}  # the waiting tasks, by number
-        self.came = 0  # the number of tasks so far, and so the number of the next one
+        self.next_number = 0  # the number of tasks so far, and so the number of the next one
         self.shares: dict[str | None, CallerShare] = {}  # by caller
         # Called with the number of a task when its call begins.
         self.on_call: Callable[[int], None] = lambda number: None
@@ -104,7 +104,7 @@ class Backlog:
 
     def add(self, record: Record) -> None:
         """Add a new task, which waits."""
-        lane, number = self.lanes.get(record.equipment_id), self.came
+        lane, number = self.lanes.get(record.equipment_id), self.next_number
         if lane is None:
             lane = self.lanes[record.equipment_id] = Lane(record)
         block = self._blocks.get(number // BLOCK)
@@ -113,7 +113,7 @@ class Backlog:
         block[number] = record
         self._join_share(number, record)
         record.turn = Turn(number, lane.next_place)
-        self.came += 1
+        self.next_number += 1
         lane.next_place += 1
         self.waiting += 1
         self.open += 1

@@ -6,8 +6,8 @@ one. So later tasks of the same caller and urgency never delay earlier ones. `Sc
 these calls in *rounds*. In a round, each slot makes one call. If all calls take the same time, the
 result is exact. If the rate of calls is limited, a round lasts as long as its calls need to begin.
 
-A task that was called without success waits for its next attempt. After its pause it comes after
-the tasks that wait then.
+A task that was called without success waits for its next attempt. When that is due, the task gets
+a slot after the tasks that are waiting at that time.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from rtprov.journal.backlog import Backlog
     from rtprov.journal.record import Record
 
-MOST_PLAYED = 2000  # tasks in a schedule; about as many as a worker holds
-MOST_PASSED = 20_000  # tasks that take no slot, because they wait for their keys
-PLAYED_FOR_S = 1.0  # how long a schedule is used
+MAX_PLANNED = 2000  # tasks in a schedule; about as many as a worker holds
+MAX_KEYLESS = 20_000  # tasks that take no slot, because they wait for their keys
+PLAN_VALID_S = 1.0  # how long a schedule is used
 STALE_FOR_S = 0.1  # how long it is used after a call that it did not predict
 FEW = 200  # with so few waiting tasks, a new schedule is cheap
 
@@ -51,11 +51,12 @@ class Schedule:
         self._round_s = self.call_s if rate is None else max(self.call_s, self.slots / rate)
         self.stale = False
         self._next = 0  # the number of the next task to be added
-        self.played: dict[int, int] = {}  # by task number: its position, counted in slots
-        # The tasks that wait for their next attempt, with the times of those; then their positions.
+        self.planned: dict[int, int] = {}  # by task number: its position, counted in slots
+        # `_due`: the tasks that wait for their next attempt, and its time, the earliest first.
+        # `_retries`: the positions of those that have one already.
         self._due = self._next_attempts()
         self._retries: dict[Record, int] = {}
-        self._passed: list[int] = []  # the numbers of the tasks that have no place
+        self._keyless: list[int] = []  # the numbers of the tasks that have no place
         self._held: set[str] = set()  # the devices of those tasks
         self._used: dict[int, int] = {}  # by round: how many slots are in use
         self._full = 0  # the first round that is not full
@@ -71,22 +72,22 @@ class Schedule:
         self._running = [record.origin.caller for _, record in under_way]
         self._free_at = [now] * (self.slots - len(under_way)) + [end for end, _ in under_way]
         if len(backlog.shares) > 1 or not all(each.usual() for each in backlog.shares.values()):
-            self._play_shares()
+            self._plan_shares()
 
     def begins_at(self, number: int) -> float:
         """Return when the task with this number gets a slot.
 
         A number that no task has yet is placed after all waiting tasks.
         """
-        self._play()
+        self._plan()
         backlog = self._backlog
-        before = backlog.waiting_before(number) - bisect_left(self._passed, number)
-        place = self.played.get(number)
+        before = backlog.waiting_before(number) - bisect_left(self._keyless, number)
+        place = self.planned.get(number)
         if place is None:
             place = self._full * self.slots + self._used.get(self._full, 0)
-            if before > len(self.played):
+            if before > len(self.planned):
                 # assume that the tasks after the schedule use slots at the same rate
-                place = max(place, before * place // max(1, len(self.played)))
+                place = max(place, before * place // max(1, len(self.planned)))
         elsewhere = sum(
             each.waiting_for_slots for each in backlog.siblings() if each is not backlog
         )
@@ -94,16 +95,16 @@ class Schedule:
         # one. They use the slots that this shard leaves free.
         if elsewhere:
             earlier = int(
-                elsewhere * min(1.0, (before + 1) / max(1, backlog.waiting - len(self._passed)))
+                elsewhere * min(1.0, (before + 1) / max(1, backlog.waiting - len(self._keyless)))
             )
             place += max(0, earlier - (place - before))
         return self._begin_of(place)
 
     def retried_at(self, record: Record) -> float:
         """Return when a task that waits for its next attempt gets a slot."""
-        self._play()
+        self._plan()
         place = self._retries.get(record)
-        return self.begins_at(self._backlog.came) if place is None else self._begin_of(place)
+        return self.begins_at(self._backlog.next_number) if place is None else self._begin_of(place)
 
     def _begin_of(self, place: int) -> float:
         rounds, slot = divmod(place, self.slots)
@@ -113,7 +114,7 @@ class Schedule:
         """Return when the last waiting task ends. A device with many tasks needs more time than the
         slots do, because its tasks run one after the other.
         """
-        self._play()
+        self._plan()
         backlog = self._backlog
         rounds = max(self._lanes.values(), default=0)
         end = self.now
@@ -121,36 +122,36 @@ class Schedule:
             used = self._used.get(rounds - 1, self.slots)
             end = self._begin_of((rounds - 1) * self.slots + used - 1) + self.call_s
         others = any(each.waiting for each in backlog.siblings() if each is not backlog)
-        if others or backlog.waiting > len(self.played) + len(self._passed):
-            end = max(end, self.begins_at(backlog.came) + self.call_s)
+        if others or backlog.waiting > len(self.planned) + len(self._keyless):
+            end = max(end, self.begins_at(backlog.next_number) + self.call_s)
         return end
 
-    def _play(self) -> None:
-        self._play_waiting()
-        self._play_retries(math.inf)
+    def _plan(self) -> None:
+        self._plan_waiting()
+        self._plan_retries(math.inf)
 
-    def _play_waiting(self) -> None:
-        if len(self.played) >= MOST_PLAYED or len(self._passed) >= MOST_PASSED:
+    def _plan_waiting(self) -> None:
+        if len(self.planned) >= MAX_PLANNED or len(self._keyless) >= MAX_KEYLESS:
             return
         for record in self._backlog.waiting_from(self._next):
             assert record.turn is not None
             self._next = record.turn.number + 1
-            self._play_one(record)
-            if len(self.played) == MOST_PLAYED or len(self._passed) == MOST_PASSED:
+            self._plan_one(record)
+            if len(self.planned) == MAX_PLANNED or len(self._keyless) == MAX_KEYLESS:
                 return
 
-    def _play_one(self, record: Record) -> bool:
+    def _plan_one(self, record: Record) -> bool:
         """Give the task a place. Return False if it takes none, because it waits for its key."""
         assert record.turn is not None
         if self._due:
-            self._play_retries(min(self.now, record.at))
+            self._plan_retries(min(self.now, record.at))
         if self._is_held(record):
-            insort(self._passed, record.turn.number)
+            insort(self._keyless, record.turn.number)
             return False
-        self.played[record.turn.number] = self._place(record.equipment_id)
+        self.planned[record.turn.number] = self._place(record.equipment_id)
         return True
 
-    def _play_shares(self) -> None:
+    def _plan_shares(self) -> None:
         """Play the tasks that wait now, as `FairQueue` shares the slots among callers."""
         queue: FairQueue[tuple[str | None, Iterator[Record]]] = FairQueue()
         # By slot: the caller of the call that ends there next.
@@ -159,10 +160,10 @@ class Schedule:
         slots += [(caller,) for caller in self._running[: self.slots]]
         for caller in self._running[: self.slots]:
             queue.began(caller)
-        shares = islice(self._backlog.shares.items(), MOST_PLAYED)
+        shares = islice(self._backlog.shares.items(), MAX_PLANNED)
         for order, (caller, share) in enumerate(shares):
             queue.add(caller, (caller, iter(share)), 0, order)
-        while len(queue) and len(self.played) < MOST_PLAYED and len(self._passed) < MOST_PASSED:
+        while len(queue) and len(self.planned) < MAX_PLANNED and len(self._keyless) < MAX_KEYLESS:
             for caller in slots[0]:
                 queue.ended(caller)
             slots[0] = ()
@@ -170,22 +171,22 @@ class Schedule:
             record = next(tasks, None)
             if record is not None:
                 queue.add(caller, (caller, tasks), 0, 0)
-            if record is not None and self._play_one(record):
+            if record is not None and self._plan_one(record):
                 slots.popleft()
                 slots.append((caller,))
             else:
                 queue.ended(caller)
-        self._next = self._backlog.came
+        self._next = self._backlog.next_number
 
     def _next_attempts(self) -> deque[tuple[float, Record]]:
         due = [
             (last.retry_at, record)
-            for record in islice(self._backlog.retrying, MOST_PLAYED)
+            for record in islice(self._backlog.retrying, MAX_PLANNED)
             if (last := record.last_attempt()) is not None and last.retry_at is not None
         ]
         return deque(sorted(due, key=itemgetter(0)))
 
-    def _play_retries(self, upto: float) -> None:
+    def _plan_retries(self, upto: float) -> None:
         """Give places to the tasks whose next attempts are due up to this time."""
         while self._due and self._due[0][0] <= upto:
             at, record = self._due.popleft()
@@ -249,7 +250,7 @@ class Forecaster:
         backlog.on_caller = self._see_caller
 
     def _see_call(self, number: int) -> None:
-        if self._schedule is not None and number not in self._schedule.played:
+        if self._schedule is not None and number not in self._schedule.planned:
             self._schedule.stale = True
 
     def _see_caller(self) -> None:
@@ -268,7 +269,7 @@ class Forecaster:
             schedule.stale and self._backlog.waiting <= FEW
         ):
             return False
-        return 0 <= now - schedule.now < (STALE_FOR_S if schedule.stale else PLAYED_FOR_S)
+        return 0 <= now - schedule.now < (STALE_FOR_S if schedule.stale else PLAN_VALID_S)
 
 
 class Forecast:

@@ -94,12 +94,12 @@ class Indexes:
         group.add(record)
 
     def due(self, limit: float) -> Iterator[Record]:
-        """Yield the ended tasks whose `Record.forgotten_at` is before `limit`, in seconds since the
-        epoch. They must not change during the iteration.
+        """Yield the ended tasks whose `Record.retention_begins_at` is before `limit`, in seconds
+        since the epoch. They must not change during the iteration.
         """
         for ended in self.ended.values():
             for record in ended.oldest():
-                if record.forgotten_at >= limit:
+                if record.retention_begins_at >= limit:
                     break
                 yield record
 

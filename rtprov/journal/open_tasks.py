@@ -61,7 +61,7 @@ class CancelledTask:
 
 
 class OpenTasks:
-    """The open tasks of one shard. Call `saw` with each event of the journal, after the store.
+    """The open tasks of one shard. Call `on_event` with each event of the journal, after the store.
 
     `ends_to_repeat` has the ended tasks for which the journal has an event after the end. The end
     of such a task must be written again. Otherwise the broker would delete the end before that
@@ -71,7 +71,7 @@ class OpenTasks:
 
     def __init__(self) -> None:
         self._tasks: dict[str, OpenTask] = {}
-        self._rows: dict[str, list[OpenTask]] = {}  # by device, by place
+        self._lanes: dict[str, list[OpenTask]] = {}  # by device, by place
         self.cancelled: dict[str, CancelledTask] = {}
         self.ends_to_repeat: dict[str, None] = {}  # an ordered set
         self.began_at: float | None = None
@@ -91,21 +91,21 @@ class OpenTasks:
 
     # The order.
 
-    def may_go(self, task_id: str, equipment_id: str) -> bool:
+    def is_first_of_device(self, task_id: str, equipment_id: str) -> bool:
         """Return whether all earlier tasks of this device have ended.
 
         Returns True for a task that is not open.
         """
-        row = self._rows.get(equipment_id)
-        return row is None or row[0].task_id == task_id or task_id not in self._tasks
+        lane = self._lanes.get(equipment_id)
+        return lane is None or lane[0].task_id == task_id or task_id not in self._tasks
 
-    def row_place(self, task: OpenTask) -> int:
+    def place_in_lane(self, task: OpenTask) -> int:
         """Return the number of open tasks of the device that come before this one."""
-        return bisect_left(self._rows[task.equipment_id], task.place, key=_place)
+        return bisect_left(self._lanes[task.equipment_id], task.place, key=_place)
 
     # Events.
 
-    def saw(self, event: TaskEvent, offset: int, state: State | None) -> None:
+    def on_event(self, event: TaskEvent, offset: int, state: State | None) -> None:
         """Apply the journal's event at `offset`.
 
         `state` is the state of its task after the store has applied the event.
@@ -143,7 +143,7 @@ class OpenTasks:
     ) -> None:
         task = self._tasks.pop(event.task_id, None)
         if task is not None:
-            self._leave_row(task)
+            self._leave_lane(task)
         if isinstance(event, Cancelled) and state is State.CANCELLED:
             known = task or self.cancelled.get(event.task_id)
             place = offset if known is None else known.place
@@ -156,21 +156,21 @@ class OpenTasks:
 
     def _add(self, task: OpenTask) -> OpenTask:
         self._tasks[task.task_id] = task
-        insort(self._rows.setdefault(task.equipment_id, []), task, key=_place)
+        insort(self._lanes.setdefault(task.equipment_id, []), task, key=_place)
         return task
 
     def _move(self, task: OpenTask, place: int) -> None:
         if place != task.place:
-            self._leave_row(task)
+            self._leave_lane(task)
             task.place = place
             self._add(task)
 
-    def _leave_row(self, task: OpenTask) -> None:
-        row = self._rows[task.equipment_id]
-        if len(row) == 1:
-            del self._rows[task.equipment_id]
+    def _leave_lane(self, task: OpenTask) -> None:
+        lane = self._lanes[task.equipment_id]
+        if len(lane) == 1:
+            del self._lanes[task.equipment_id]
         else:
-            row.remove(task)
+            lane.remove(task)
 
     def journal_lost(self) -> None:
         """The broker has lost the journal, and a new one begins at offset 0.

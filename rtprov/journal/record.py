@@ -82,8 +82,8 @@ class Record:
         return 0.0 if self.fingerprint is None else KEY_SLACK_S
 
     @property
-    def forgotten_at(self) -> float:
-        """The time from which the retention counts, in seconds since the epoch."""
+    def retention_begins_at(self) -> float:
+        """When the retention begins: the end, and `slack_s`; in seconds since the epoch."""
         return self.finished_at + self.slack_s
 
     def last_attempt(self) -> Attempt | None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MAX_EXAMINED = 10_000  # tasks in one piece
 LOOK_EVERY = 16  # tasks between two looks at the time
-# So many tasks of a device, of running calls or of a time of ends are sorted at once.
+# At most so many candidates are sorted: tasks of devices, running calls, or tasks that ended in a
+# range of time. If there are more, the lists of the indexes are merged.
 MAX_SORTED = 2_000
 MAX_MERGED = 64  # groups; over more of them, all tasks are examined
 

@@ -86,9 +86,9 @@ class ShardJournal:
         # The offset and message of the last event that was read.
         self._newest: tuple[int, bytes] | None = None
         # Whether that event was found again on this connection, so the journal is the same.
-        self._met = True
+        self._same_journal = True
         # Whether to read the journal from its beginning to find that event.
-        self._doubted = False
+        self._read_from_start = False
         self._seen = 0
         self.first_offset: int | None = None
         """The offset of the first event that this process has read, None before that."""
@@ -113,8 +113,8 @@ class ShardJournal:
         """
         channel = await connection.open_channel()
         # Begin with the last event that was read, to check that the journal is the same.
-        offset = "first" if self._newest is None or self._doubted else self._newest[0]
-        self._met = self._newest is None
+        offset = "first" if self._newest is None or self._read_from_start else self._newest[0]
+        self._same_journal = self._newest is None
         self._connection = connection
         self._settle_regularly(channel)
         started, seen = self._clock.seconds(), self._seen
@@ -175,9 +175,9 @@ class ShardJournal:
         if self._seen % ACK_EVERY == 0:
             channel.ack_all(delivery)
         if self._newest is None or offset > self._newest[0]:
-            self._met, self._newest = True, (offset, delivery.body)
+            self._same_journal, self._newest = True, (offset, delivery.body)
             self._take(offset, delivery.body)
-        elif not self._met:
+        elif not self._same_journal:
             self._expect_last_event(offset, delivery.body)
         elif offset <= self._newest[0]:
             self._begin_anew()
@@ -186,8 +186,8 @@ class ShardJournal:
         """Check that this is the last event that was read before; if not, the journal is new."""
         assert self._newest is not None
         if (offset, body) == self._newest:
-            self._met, self._doubted = True, False
-        elif offset == self._newest[0] or not self._doubted or self._is_our_marker(body):
+            self._same_journal, self._read_from_start = True, False
+        elif offset == self._newest[0] or not self._read_from_start or self._is_our_marker(body):
             self._begin_anew()
 
     def _take(self, offset: int, body: bytes) -> None:
@@ -217,7 +217,7 @@ class ShardJournal:
             " from its beginning, and adding what this process knows to it",
             journal=self._shard.journal,
         )
-        self._newest, self._met, self._doubted = None, True, False
+        self._newest, self._same_journal, self._read_from_start = None, True, False
         self._lost()
         if self._connection is not None:
             self._connection.drop(f"The broker has begun a new {self._shard.journal}")
@@ -259,15 +259,15 @@ class ShardJournal:
     def _on_marker(self, marker: Marker) -> None:
         pending = self._pending_marker
         if pending is not None and marker.marker_id == pending.marker_id:
-            self._land(pending)
+            self._end_marker(pending)
             _fire_all(pending.waiters, None)
 
     def _marker_failed(self, reason: Failure, pending: _PendingMarker) -> None:
         if pending is self._pending_marker:
-            self._land(pending)
+            self._end_marker(pending)
             _fire_all(pending.waiters, reason.value)
 
-    def _land(self, pending: _PendingMarker) -> None:
+    def _end_marker(self, pending: _PendingMarker) -> None:
         self._pending_marker = None
         self._end(pending)
         if self._waiting:
@@ -290,7 +290,7 @@ class ShardJournal:
         elif self._connection is not None:
             # The journal may be a new one that has not reached the requested offset yet. RabbitMQ
             # delivers nothing then.
-            self._doubted = True
+            self._read_from_start = True
             self._connection.drop(
                 f"{self._shard.journal} delivered nothing for {STALL_S:.0f} s while a marker was"
                 " expected"

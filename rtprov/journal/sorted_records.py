@@ -22,8 +22,8 @@ class SortedRecords:
     """Records in the order of (`time_of(record)`, task id); about 9 bytes for each.
 
     `time_of` returns a time in seconds; `operator.attrgetter` is fastest. It must not change while
-    a record is in. No method but `before` and `oldest` depends on the number of records, except for
-    its logarithm. The records must not change during an iteration.
+    a record is in. The cost of `add`, `discard` and `count_before` hardly grows with the number of
+    records. The records must not change during an iteration.
     """
 
     def __init__(self, time_of: Callable[[Record], float]) -> None:

@@ -104,7 +104,8 @@ class Store:
             self._postpone(record, event)
         elif isinstance(event, Withheld):
             if record.first_started_at is None or event.at > record.first_started_at:
-                self._withheld.apply(event)  # else it comes again: it was from before the call
+                # An event from before the first call is a repetition: that wait does not count.
+                self._withheld.apply(event)
         elif isinstance(event, Finished):
             self._end(record, event.at, event.state, event.reason)
         elif not record.attempts:
@@ -292,8 +293,10 @@ class Store:
         """
         return self._withheld.seconds(task_id, now)
 
-    def over(self, task_id: str, fingerprint: str | None, accepted_at: float) -> bool | None:
-        """Return whether a message of a task needs no work.
+    def needs_no_call(
+        self, task_id: str, fingerprint: str | None, accepted_at: float
+    ) -> bool | None:
+        """Return whether no call is to be made for a message of a task.
 
         That is so if the task has ended, or if the task has the body of another message.
         `fingerprint` and `accepted_at` are those of the message. Returns None if the journal does
@@ -313,11 +316,12 @@ class Store:
         """Return what is known of a task, for a decision about one of its messages; `fingerprint`
         and `accepted_at` are the message's.
         """
-        over, record = self.over(task_id, fingerprint, accepted_at), self._records.get(task_id)
+        needs_no_call = self.needs_no_call(task_id, fingerprint, accepted_at)
+        record = self._records.get(task_id)
         if record is None:
-            return TaskView(over)
+            return TaskView(needs_no_call)
         return TaskView(
-            over,
+            needs_no_call,
             record.attempts,
             record.crash_count,
             record.first_started_at,

@@ -1,1 +1,4 @@
-"""The queues and exchanges of rtprov at the broker, and the format of its messages."""
+"""The queues and exchanges of rtprov at the broker, and the format of its messages.
+
+Also what changes them as a whole: `resharding`, `moving`, `relocation`, `backup`.
+"""

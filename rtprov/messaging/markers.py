@@ -49,10 +49,13 @@ def copy_event(body: bytes, copied: Copied) -> bytes:
 def rebase_copy(body: bytes, first_offset: int) -> bytes:
     """Return an event's message for another journal, which has other offsets.
 
-    Only a copy (`copy_event`) has offsets in it. If the first event of its task is no longer in the
-    old journal, which begins at `first_offset`, the task gets a place before all tasks of the new
-    journal, in the present order. Otherwise the events that it is a copy of come before it in the
-    new journal, too, and it needs no mark. Other messages are returned unchanged.
+    Only copies (`copy_event`) contain offsets. The old journal begins at `first_offset`.
+
+    - If it no longer has the first event of the task, the copy keeps its mark. The task's place
+      then is before all tasks of the new journal; such tasks keep their order.
+    - Otherwise the new journal gets the copied events, too, and the mark is removed.
+
+    Other messages are returned unchanged.
     """
     if b'"copied"' not in body:
         return body

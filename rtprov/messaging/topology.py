@@ -101,7 +101,7 @@ class Shard:
         return f"event.{self}"
 
 
-class Guard(Protocol):
+class ShardCountCheck(Protocol):
     """A check before anything is declared again; see `rtprov.messaging.shard_count.ShardCount`."""
 
     async def attach(self, connection: AmqpConnection) -> None:
@@ -120,7 +120,11 @@ class Topology:
     _log = Logger()
 
     def __init__(
-        self, shards: Sequence[Shard], *, replaces: bool = False, count: Guard | None = None
+        self,
+        shards: Sequence[Shard],
+        *,
+        replaces: bool = False,
+        count: ShardCountCheck | None = None,
     ) -> None:
         self._shards = tuple(shards)
         self._count = count

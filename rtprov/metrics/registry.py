@@ -30,7 +30,7 @@ class Registry:
     def add(self, source: Source) -> None:
         """Call `source` at each scrape. No two sources may return a metric of the same name.
 
-        If it fails, that is logged, and the other metrics are told all the same.
+        If it fails, that is logged, and the other metrics are still returned.
         """
         self._registry.register(_Source(source))
 
@@ -48,5 +48,5 @@ class _Source(Collector):
         try:
             return list(self._source())
         except Exception:
-            _log.failure("some metrics could not be collected")
+            _log.failure("could not collect a group of metrics; /metrics returns the others")
             return []

@@ -26,7 +26,7 @@ REPLY_DEADLINE_S = 2.5
 # Time for the other replicas after the first answer, if not all that are expected have answered: a
 # replica searches in its history for about a second.
 OTHERS_WITHIN_S = 1.5
-EARLIER = ""  # the name of all replicas of earlier versions, which do not say theirs
+UNNAMED_REPLICA = ""  # the name of all replicas of earlier versions, which do not say theirs
 
 T = TypeVar("T")
 
@@ -54,14 +54,14 @@ class Collection(Generic[T]):
             self.timer = clock.callLater(self.others_within_s, self.end)
 
     def end(self) -> None:
-        """What has come so far is enough."""
+        """Stop collecting: `enough` fires, and `answers` has what has come."""
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
         if not self.enough.called:
             self.enough.callback(None)
 
 
-class Historians:
+class HistoryReplicas:
     """The replicas of a shard that keep a history, and the questions to them.
 
     `replicas` returns the replicas that have answered other questions, None if there are none.
@@ -81,7 +81,7 @@ class Historians:
         self._shard = shard
         self._clock = clock
         self._known: frozenset[str] | None = None
-        self.known_ever = False
+        self.ever_known = False
         """Whether a replica has kept a history since this process has begun."""
 
     async def ask(
@@ -112,9 +112,9 @@ class Historians:
                     error=error,
                 )
                 return
-            process = EARLIER if replica is None else replica.process
+            process = UNNAMED_REPLICA if replica is None else replica.process
             if replica is not None and replica.history:
-                self.known_ever = True
+                self.ever_known = True
                 self._known = (self._known or frozenset()) | {process}
             collection.add(process, (answer, replica), self._clock)
 

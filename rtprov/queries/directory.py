@@ -118,9 +118,9 @@ class TaskQueryClient:
 class TaskQueryServer:
     """Answers the questions about one shard from a replica.
 
-    A session of the worker's connection; attach it after the shard's journal. Call `saw` with each
-    event of the journal, after the replica. `reports` answers the questions of operators. `key_ids`
-    returns the ids of the worker's sealing keys, `wall_clock` seconds since the epoch.
+    A session of the worker's connection; attach it after the shard's journal. Call `on_event` with
+    each event of the journal, after the replica. `reports` answers the questions of operators.
+    `key_ids` returns the ids of the worker's sealing keys, `wall_clock` seconds since the epoch.
     `is_complete` returns False while the broker's journal may lack events that the replica has
     seen. Until it returns True, the server does not answer questions about one task.
     """
@@ -156,9 +156,9 @@ class TaskQueryServer:
         """The number of tasks that front ends watch."""
         return self._watches.watched
 
-    def saw(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Notify the watches of an event that the replica has applied."""
-        self._watches.saw(event)
+        self._watches.on_event(event)
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Declare the queue and start to answer. Raises `BrokerError`.

@@ -29,7 +29,7 @@ from rtprov.messaging.report_messages import (
     encode,
 )
 from rtprov.messaging.topology import STATUS_EXCHANGE, Shard
-from rtprov.queries.collecting import Collection, Historians, best_of_days
+from rtprov.queries.collecting import Collection, HistoryReplicas, best_of_days
 from rtprov.reports import ShardReasons, merge_found
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ReportClient:
         self._shards = [Shard(index, shards) for index in range(shards)]
         self._replicas: dict[Shard, frozenset[str]] = {}
         self._historians = {
-            shard: Historians(rpc, shard, clock, partial(self._known_replicas, shard))
+            shard: HistoryReplicas(rpc, shard, clock, partial(self._known_replicas, shard))
             for shard in self._shards
         }
 
@@ -119,7 +119,7 @@ class ReportClient:
                 "shard {shard}: ignoring a worker's summary: {error}", shard=str(shard), error=error
             )
             return
-        # A new one is waited for from the next call on.
+        # The next call expects an answer of a new replica, too.
         self._replicas[shard] = self._replicas.get(shard, frozenset()) | {summary.process}
         collection.add(summary.process, summary, self._clock)
 
@@ -248,10 +248,10 @@ def _decode_reasons(body: bytes) -> tuple[Reasons, ReplicaCoverage | None]:
 
 
 def _covered(
-    historians: Historians, answers: Sequence[tuple[object, ReplicaCoverage | None]]
+    historians: HistoryReplicas, answers: Sequence[tuple[object, ReplicaCoverage | None]]
 ) -> list[Interval] | None:
     """Return from which times the workers that have answered know all ends."""
-    if not historians.known_ever:
+    if not historians.ever_known:
         return None
     return union(
         times for _, replica in answers if replica is not None for times in replica.covered

@@ -47,15 +47,15 @@ _Waiter = Deferred["State | None"]
 class _ShardBatch:
     """The tasks of one shard that clients wait for.
 
-    `covered` are those with a subscription, `uncovered` those that get one soon. `turning` tells
-    whether `_turn_over` is scheduled.
+    `covered` are those with a subscription, `uncovered` those that get one soon. `scheduled` tells
+    whether `_subscribe_scheduled` is scheduled.
     """
 
     shard: Shard
     waiters: dict[_Pair, dict[_Waiter, None]] = field(factory=dict)  # values are ordered sets
     covered: set[_Pair] = field(factory=set)
     uncovered: dict[_Pair, None] = field(factory=dict)
-    turning: bool = False
+    scheduled: bool = False
 
 
 class CompletionWatcher:
@@ -147,22 +147,22 @@ class CompletionWatcher:
         if now >= self._look_at_s:
             self._look_at_s = now + LOOK_EVERY_S
             for shard_batch in self._batches:
-                self._cover(shard_batch)
+                self._subscribe_uncovered(shard_batch)
         if self.waiting:
             self._tick_by(min(self._look_at_s, min(self._due) * SLOT_S))
 
     # Subscriptions.
 
     def _soon(self, shard_batch: _ShardBatch) -> None:
-        if not shard_batch.turning:
-            shard_batch.turning = True
-            self._clock.callLater(0, self._turn_over, shard_batch)
+        if not shard_batch.scheduled:
+            shard_batch.scheduled = True
+            self._clock.callLater(0, self._subscribe_scheduled, shard_batch)
 
-    def _turn_over(self, shard_batch: _ShardBatch) -> None:
-        shard_batch.turning = False
-        self._cover(shard_batch)
+    def _subscribe_scheduled(self, shard_batch: _ShardBatch) -> None:
+        shard_batch.scheduled = False
+        self._subscribe_uncovered(shard_batch)
 
-    def _cover(self, shard_batch: _ShardBatch) -> None:
+    def _subscribe_uncovered(self, shard_batch: _ShardBatch) -> None:
         uncovered, shard_batch.uncovered = shard_batch.uncovered, {}
         pairs = [pair for pair in uncovered if pair in shard_batch.waiters]
         for start in range(0, len(pairs), MAX_BATCH):
@@ -266,7 +266,7 @@ class Watches:
         if watch.ended:
             self._report(watch)
 
-    def saw(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Notify the subscriptions of an event that the replica has applied."""
         if not isinstance(event, (Finished, Cancelled)) or event.task_id not in self._by_task:
             return

@@ -31,13 +31,13 @@ class KeyFile(Files):
         self.found()
 
     def found(self) -> bool:
-        """See `rtprov.journal.first_key.KeySource.found`."""
+        """See `rtprov.messaging.first_key.KeySource.found`."""
         if not self.sealer.key_ids and is_there(self.path):
             self.reload()
         return bool(self.sealer.key_ids)
 
     def make(self) -> None:
-        """See `rtprov.journal.first_key.KeySource.make`."""
+        """See `rtprov.messaging.first_key.KeySource.make`."""
         if ensure_seal_key(self.path):
             _log.warn(
                 "made a new sealing key: {file}; every front end and worker needs this same file",

@@ -105,7 +105,7 @@ class VerifiedServer:
         self._wanted = service_id(host.removesuffix("."))
         self._known = known
         self._connection: SSL.Connection | None = None
-        # The first end of the chain's certificates; None if none was verified in this handshake.
+        # When the first certificate of the chain expires; None if this handshake verified none.
         self._valid_until: bytes | None = None
         self.refusal: CertificateRefused | None = None
         self.resuming = False

@@ -66,7 +66,7 @@ class KnownServer:
     def was_verified(self, connection: SSL.Connection, valid_until: bytes) -> None:
         """A full handshake is complete. Later ones may resume its session.
 
-        `valid_until` is the first end of the chain's certificates, as ASN.1 GENERALIZEDTIME.
+        `valid_until` is when the first certificate of the chain expires, as ASN.1 GENERALIZEDTIME.
         """
         if self._failures < MAX_FAILURES:
             self._source, self._valid_until = connection, valid_until

@@ -104,7 +104,7 @@ class PromptTLS(BufferingTLSTransport):
         self._aggregator.flush()
         TLSMemoryBIOProtocol.write(self, data)
         descriptor = self._descriptor
-        # The reactor handles a result of doWrite: an error, which comes again in its own call, or
-        # that a closing connection has sent everything.
+        # The result of `doWrite` is ignored. An error comes again when the reactor calls `doWrite`.
+        # Only a closing connection returns that everything was sent.
         if descriptor is not None and not descriptor.disconnecting:
             descriptor.doWrite()

@@ -17,16 +17,16 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.frontend.metrics import frontend_metrics
 from rtprov.frontend.resource import Frontend
 from rtprov.frontend.service import FrontendService
-from rtprov.http.health import Readiness
 from rtprov.http.traffic import Traffic
 from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, Shard
 from rtprov.network.address_networks import Network
+from rtprov.readiness import Readiness
 from rtprov.security.development import make_development_set
 from rtprov.security.tokens import Role
 from rtprov.tap import options as opt
-from rtprov.tap.banner import all_connected, first_steps
+from rtprov.tap.banner import all_connected, log_ready
 from rtprov.tap.broker import GUEST, BrokerService
 from rtprov.tap.command import Command
 from rtprov.tap.frontend import check_proxies, make_admission, public_bind_refusal
@@ -39,7 +39,7 @@ from rtprov.tap.process import clock, environment
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.service_manager import Condition
 from rtprov.tap.stub import make_stub
-from rtprov.tap.worker import make_policy, make_worker, room_for_calls
+from rtprov.tap.worker import make_verified_servers, make_worker, room_for_calls
 from rtprov.worker.metrics import worker_metrics
 from rtprov.worker.service import WorkerService
 from rtprov.worker.settings import WorkerSettings
@@ -151,7 +151,7 @@ class _Everything(Command):
         self._history = make_history(settings.history, settings.history_days)
         if self._history is not None:
             self._history.setServiceParent(self)
-        self._policy = make_policy(settings.certs)
+        self._policy = make_verified_servers(settings.certs)
         Renewal(self._policy, clock=clock).setServiceParent(self)
         self._identity = server_identity(
             "frontend", certs=settings.certs, client_ca=settings.client_ca
@@ -297,7 +297,7 @@ class _Everything(Command):
             freeze_once_connected(self._worker.connection)
         connections = [self._front.connection, self._worker.connection]
         self._listening.open_when(all_connected(connections))
-        first_steps(
+        log_ready(
             connections,
             self._listening,
             certs=settings.certs,

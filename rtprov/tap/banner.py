@@ -24,7 +24,7 @@ _log = Logger()
 BODY = '{"timeoutInSeconds": 14, "parameters": [{"vlan": 534}]}'
 
 
-def first_steps(
+def log_ready(
     connections: Sequence[BrokerConnection],
     listening: Listening,
     *,

@@ -23,8 +23,8 @@ from rtprov.broker.server.metrics import broker_metrics
 from rtprov.broker.storage.metrics import storage_metrics
 from rtprov.broker.storage.sqlite import SqliteStorage
 from rtprov.errors import NotReady
-from rtprov.http.health import Readiness
 from rtprov.messaging.probe import PROBE_DEADLINE_S
+from rtprov.readiness import Readiness
 from rtprov.security.tls_server import TLSEndpoint
 from rtprov.tap import options as opt
 from rtprov.tap.command import Closing, Command, SequentialMultiService

@@ -25,7 +25,7 @@ TO_A_AT_ONCE = 64  # connections being made at the same time; a handshake takes 
 TO_BROKER_WITHIN_S = 5.0
 
 
-names = Names.of(reactor)  # `rtprov.tap.process` makes its clock monotonic
+names = Names.of(reactor)  # `rtprov.tap.process` replaces the reactor's clock
 
 
 def install_names() -> None:

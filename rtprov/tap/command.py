@@ -89,7 +89,7 @@ class Command(SequentialMultiService):
         self.condition: Callable[[], Condition] = lambda: Condition(True, "running")
         self.lag = watch_lag()
         self.metrics = process_registry(lambda: list(self), lambda: self.lag.longest_s)
-        """What ``/metrics`` tells; a command adds the metrics of its roles."""
+        """What ``/metrics`` returns; a command adds the metrics of its roles."""
         self._manager = ServiceManager(
             notify_socket(os.environ),
             watchdog_s(os.environ, os.getpid()),

@@ -17,13 +17,13 @@ from rtprov.frontend.metrics import frontend_metrics
 from rtprov.frontend.resource import Frontend
 from rtprov.frontend.service import FrontendService
 from rtprov.http.admission import Admission
-from rtprov.http.health import Readiness
 from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.network.address_networks import Network
+from rtprov.readiness import Readiness
 from rtprov.security.limits import Connections, Rate
 from rtprov.security.tokens import Role, Token, TokensFile
 from rtprov.tap import options as opt
-from rtprov.tap.banner import all_connected, first_steps
+from rtprov.tap.banner import all_connected, log_ready
 from rtprov.tap.broker_file import BrokerRoute, ClientFiles, client_files
 from rtprov.tap.command import Command
 from rtprov.tap.identity import key_file, server_identity
@@ -313,7 +313,7 @@ class _FrontendCommand(Command):
 
     def _show_first_steps(self, service: FrontendService) -> None:
         settings = self._settings
-        first_steps(
+        log_ready(
             [service.connection],
             self._listening,
             certs=settings.certs,

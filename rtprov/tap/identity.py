@@ -75,7 +75,7 @@ def key_file(certs: Path, seal_keys: Path | None) -> KeyFile:
 
     Raises `ConfigurationError`.
 
-    The file may be missing: `rtprov.journal.first_key` creates it later if no task needs an older
+    The file may be missing: `rtprov.messaging.first_key` creates it later if no task needs an older
     key.
     """
     return KeyFile(seal_keys or certs / SEAL_KEY)

@@ -22,11 +22,12 @@ from twisted.python.failure import Failure
 
 from rtprov.errors import ConfigurationError, TemporarilyUnavailable, refusal
 from rtprov.http.counting_site import CountingSite
-from rtprov.http.health import Health, Readiness
+from rtprov.http.health import Health
 from rtprov.http.refusals import Refusals
 from rtprov.http.site import IDLE_TIMEOUT_S, JsonSite
 from rtprov.http.traffic import Traffic
 from rtprov.network.proxy_protocol import ProxiedEndpoint
+from rtprov.readiness import Readiness
 from rtprov.security.tls_server import ServerIdentity, TLSEndpoint
 
 if TYPE_CHECKING:

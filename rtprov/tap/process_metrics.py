@@ -44,7 +44,7 @@ def lag(seconds: float) -> Iterator[Metric]:
 
 
 def expiries(renewals: Iterable[Renewal]) -> Iterator[Metric]:
-    """Return when certificates expire. Of files with one name, the first expiry is told."""
+    """Return when certificates expire. Of files with the same name, the earliest expiry."""
     first: dict[str, float] = {}
     for renewal in renewals:
         for name, at in renewal.expiries.items():

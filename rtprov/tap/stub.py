@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from rtprov.equipment.scenario import Rule, load_scenario
 from rtprov.equipment.stub import Stub
 from rtprov.errors import ConfigurationError
-from rtprov.http.health import always_ready
+from rtprov.readiness import always_ready
 from rtprov.security.files import read_text
 from rtprov.tap import options as opt
 from rtprov.tap.command import Command

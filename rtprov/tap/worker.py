@@ -14,10 +14,10 @@ from rtprov.amqp.client.url import BrokerUrl
 from rtprov.equipment.client import HttpEquipment
 from rtprov.errors import ConfigurationError
 from rtprov.history.history import History
-from rtprov.http.health import Readiness
 from rtprov.messaging.connection_metrics import connection_metrics
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.topology import Shard
+from rtprov.readiness import Readiness
 from rtprov.security.files import is_there
 from rtprov.security.key_file import KeyFile
 from rtprov.security.tls_client import VerifiedServers
@@ -137,7 +137,7 @@ def shards_of(chosen: Sequence[int], count: int) -> list[Shard]:
     ]
 
 
-def make_policy(
+def make_verified_servers(
     certs: Path,
     *,
     certificate: Path | None = None,
@@ -210,7 +210,7 @@ def makeService(options: Options) -> IService:
         clock=clock,
         client=settings.amqp_client,
     )
-    policy = make_policy(
+    policy = make_verified_servers(
         certs, certificate=settings.certificate, private_key=settings.private_key, ca=ca
     )
     keys = key_file(certs, settings.seal_keys)

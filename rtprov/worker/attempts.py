@@ -135,9 +135,9 @@ class Attempts:
         """Return a turn for `CallLimiter.enter`, later than all turns before it."""
         return self._call_limiter.next_turn()
 
-    def saw(self, event: Started) -> None:
+    def on_started(self, event: Started) -> None:
         """Call this when the replica has applied the event."""
-        self._started_events.saw(event)
+        self._started_events.on_started(event)
 
     async def outcome(self, job: Job) -> tuple[State, str] | None:
         """Call A until it has answered or patience is over.
@@ -327,7 +327,7 @@ class Attempts:
             )
         )
         view = self._view(job)
-        if view.attempts < job.attempt and not view.over:
+        if view.attempts < job.attempt and not view.needs_no_call:
             # The replica has not seen the event yet. A cancellation may come before it.
             seen = await self._started_events.expect(task.task_id, job.attempt)
             if not seen:

@@ -217,7 +217,7 @@ class CallLimiter:
             self._admitting = False
         self._note_recovery()
         self._note_change()
-        self._arm()
+        self._set_timer()
 
     def _admit_later(self, pause_s: float) -> None:
         if self._resuming is None and not self._stopped:
@@ -240,7 +240,7 @@ class CallLimiter:
             for waiter in self._waiting:
                 waiter.deadline = None
 
-    def _arm(self) -> None:
+    def _set_timer(self) -> None:
         """Set the timer for the next change that comes from time alone: a probe is due, or a
         waiter's patience is over.
         """

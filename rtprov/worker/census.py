@@ -260,6 +260,7 @@ def order_of(task: OpenTask, messages: Mapping[int, Delivery], store: Store) -> 
     right = order.task_id == task.task_id
     return (
         message
-        if right and store.over(order.task_id, order.fingerprint, order.accepted_at) is False
+        if right
+        and store.needs_no_call(order.task_id, order.fingerprint, order.accepted_at) is False
         else None
     )

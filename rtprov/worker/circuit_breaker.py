@@ -25,7 +25,7 @@ from rtprov.backoff import jittered_backoff_s
 
 # Devices without an answer in succession that open the breaker: when closed, and when half open.
 FAILURE_THRESHOLD = 10
-ROW_WHILE_GROWING = 3
+HALF_OPEN_FAILURE_THRESHOLD = 3
 FIRST_PROBE_S = 1.0
 LONGEST_PROBE_S = 15.0
 # After this time a second probe may begin: the first one may hang for a reason of its own.
@@ -48,12 +48,12 @@ class CircuitBreaker:
     def __init__(self, *, concurrency: int, rng: random.Random) -> None:
         self._concurrency = concurrency
         self._rng = rng
-        self._row: set[str] = set()
+        self._unanswered_devices: set[str] = set()
         # How often the breaker has opened. Each call has the generation in which it began.
         self._generation = 0
         self._under_way = 0  # calls of this generation
         self._opened_at: float | None = None  # None while closed
-        self._grows_since: float | None = None
+        self._half_open_since: float | None = None
         self._probe_at = 0.0
         self._overdue_at = 0.0
         self._openings = 0  # since it was closed last
@@ -66,19 +66,19 @@ class CircuitBreaker:
     @property
     def half_open(self) -> bool:
         """Whether A answers again and the number of calls grows step by step."""
-        return self._grows_since is not None
+        return self._half_open_since is not None
 
     def may_begin(self, now: float) -> bool:
         """Return whether one more call may begin. Closes the breaker if the growth is complete."""
         if self._opened_at is None:
             return True
-        if self._grows_since is None:
+        if self._half_open_since is None:
             return now >= self._next_probe_at
-        limit = self._limit(now - self._grows_since)
+        limit = self._limit(now - self._half_open_since)
         if limit >= self._concurrency:
-            self._opened_at = self._grows_since = None
+            self._opened_at = self._half_open_since = None
             self._openings = 0
-            self._row.clear()
+            self._unanswered_devices.clear()
             return True
         return self._under_way < limit
 
@@ -88,8 +88,8 @@ class CircuitBreaker:
         """
         if self._opened_at is None:
             return None
-        if self._grows_since is not None:
-            return GROWTH_STEP_S - (now - self._grows_since) % GROWTH_STEP_S
+        if self._half_open_since is not None:
+            return GROWTH_STEP_S - (now - self._half_open_since) % GROWTH_STEP_S
         return self._next_probe_at - now if now < self._next_probe_at else None
 
     def begin(self, now: float) -> int:
@@ -107,9 +107,9 @@ class CircuitBreaker:
 
     def answered(self, now: float) -> None:
         """Register an answer of A, also one with an error."""
-        self._row.clear()
-        if self._opened_at is not None and self._grows_since is None:
-            self._grows_since = now
+        self._unanswered_devices.clear()
+        if self._opened_at is not None and self._half_open_since is None:
+            self._half_open_since = now
 
     def outage(
         self, generation: int, device: str, now: float, retry_after_s: float | None = None
@@ -117,11 +117,11 @@ class CircuitBreaker:
         """Register a call without an answer from A. `retry_after_s` is the ``Retry-After`` of a
         503, in seconds.
         """
-        probing = self._opened_at is not None and self._grows_since is None
+        probing = self._opened_at is not None and self._half_open_since is None
         if generation != self._generation or (retry_after_s is not None and not probing):
             return
-        self._row.add(device)
-        if len(self._row) >= self._enough:
+        self._unanswered_devices.add(device)
+        if len(self._unanswered_devices) >= self._enough:
             self._open(now, retry_after_s)
 
     def _open(self, now: float, retry_after_s: float | None) -> None:
@@ -134,15 +134,15 @@ class CircuitBreaker:
         self._probe_at = now + max(pause_s, min(retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
         self._generation += 1
         self._under_way = 0
-        self._grows_since = None
-        self._row.clear()
+        self._half_open_since = None
+        self._unanswered_devices.clear()
 
     @property
     def _enough(self) -> int:
         """How many devices without an answer in succession open the breaker now."""
         if self._opened_at is None:
             return FAILURE_THRESHOLD
-        return 1 if self._grows_since is None else ROW_WHILE_GROWING
+        return 1 if self._half_open_since is None else HALF_OPEN_FAILURE_THRESHOLD
 
     @property
     def _next_probe_at(self) -> float:

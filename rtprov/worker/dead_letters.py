@@ -124,7 +124,7 @@ class DeadLetters:
             )
         else:
             await self._until_accepted(self._journal.barrier)
-            if not self._store.over(task.task_id, task.fingerprint, task.at):
+            if not self._store.needs_no_call(task.task_id, task.fingerprint, task.at):
                 self._log.error(
                     "task {task_id} has failed: dead-lettered by the broker ({reason})",
                     task_id=task.task_id,

@@ -36,6 +36,6 @@ def next_step(view: TaskView, *, may_begin: bool, needs_barrier: bool, appended:
         return Step.ABANDON
     if needs_barrier:
         return Step.BARRIER
-    if view.over is None and not appended:
+    if view.needs_no_call is None and not appended:
         return Step.APPEND
-    return Step.CALL if view.over is False else Step.SKIP
+    return Step.CALL if view.needs_no_call is False else Step.SKIP

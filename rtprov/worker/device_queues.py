@@ -25,13 +25,13 @@ class _Lane(Generic[T]):
 class DeviceQueues(Generic[T]):
     """The lanes of all devices. The active item of a lane is its head; the others wait.
 
-    `may_go` returns whether an item may become the head. If several items may, the one that entered
-    first becomes the head. Call `wake` when an item's turn may have come. An empty lane uses no
-    memory.
+    `may_become_head` returns whether an item may become the head. If several items may, the one
+    that entered first becomes the head. Call `wake` when an item's turn may have come. An empty
+    lane uses no memory.
     """
 
-    def __init__(self, may_go: Callable[[T], bool] = lambda item: True) -> None:
-        self._may_go = may_go
+    def __init__(self, may_become_head: Callable[[T], bool] = lambda item: True) -> None:
+        self._may_become_head = may_become_head
         self._lanes: dict[str, _Lane[T]] = {}
         self._size = 0
 
@@ -53,7 +53,7 @@ class DeviceQueues(Generic[T]):
         """Add `item` to the end of its device's lane. Return True if it is the head now."""
         self._size += 1
         lane = self._lanes.setdefault(device, _Lane())
-        if lane.head is None and self._may_go(item):
+        if lane.head is None and self._may_become_head(item):
             lane.head = item
             return True
         lane.waiting.append(item)
@@ -79,7 +79,7 @@ class DeviceQueues(Generic[T]):
         if lane is None or lane.head is not None:
             return None
         for place, item in enumerate(lane.waiting):
-            if self._may_go(item):
+            if self._may_become_head(item):
                 del lane.waiting[place]
                 lane.head = item
                 return item

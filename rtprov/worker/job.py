@@ -56,7 +56,7 @@ class Job:
         """Whether a call may begin: the broker treats this worker as the active one, and still has
         the task's message, as an unsettled delivery or in the queue.
         """
-        return self.delivery.live or (self.released and self.delivery.standing)
+        return self.delivery.live or (self.released and self.delivery.channel_open)
 
     def adopt(self, delivery: Delivery, now: float) -> None:
         """Continue with the next delivery of the same message.
@@ -73,7 +73,7 @@ class Job:
 
 
 @define(eq=False)
-class Borrowed:
+class UndeliveredMessage:
     """The message of a task that is still in the queue. Implements `rtprov.interfaces.Delivery`.
 
     It cannot be settled. `channel_open` returns whether the channel is open on which the worker
@@ -87,7 +87,7 @@ class Borrowed:
     live: bool = False
 
     @property
-    def standing(self) -> bool:
+    def channel_open(self) -> bool:
         return self._channel_open()
 
     def ack(self) -> None:

@@ -87,7 +87,7 @@ class MissingKeys:
         self._look_later(FIRST_LOOK_S if not missing.logged else LOOK_EVERY_S)
         return waiter
 
-    def saw(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Call this with each of the journal's events, after the store has applied it. A task that
         has ended stops waiting.
         """

@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtprov.metrics.counting import TASKS_S, Counts, Histograms
-from rtprov.model import Active, Cancelled, Finished, Started, State
+from rtprov.model import Active, Started, State
 from rtprov.worker.end_reasons import end_reason
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.interfaces import Journal
+    from rtprov.journal.record import Record
     from rtprov.journal.store import Store
     from rtprov.messaging.topology import Shard
     from rtprov.model import Event
@@ -42,9 +43,9 @@ class Presence:
 
     A session of the worker's connection: attach it after the journal, and before the work queue is
     consumed. `process_id` names this process in the journal; `wall_clock` gives seconds since the
-    epoch. Call `saw` with each of the journal's events, and `delivered` for each message from the
-    work queue. `trace_of` returns the trace id of a task, for its log line; the arguments are the
-    task's id and fingerprint.
+    epoch. Call `on_event` with each of the journal's events, after `store`, and `delivered` for
+    each message from the work queue. `trace_of` returns the trace id of a task, for its log line;
+    the arguments are the task's id and fingerprint.
     """
 
     _log = Logger()
@@ -85,6 +86,7 @@ class Presence:
         self.ended = Counts()
         self.task_seconds = Histograms(TASKS_S)
         call_limiter.watchers.append(self._announce)
+        store.on_end.append(self._on_end)
 
     @property
     def active(self) -> bool:
@@ -190,23 +192,12 @@ class Presence:
 
     # Events of the journal.
 
-    def saw(self, event: Event, apply: Callable[[Event], None]) -> None:
-        """Call `apply`, which applies the event to the replica. Log the end of a task and a change
-        of the active worker.
-        """
+    def on_event(self, event: Event) -> None:
+        """Note which process is at work. Call this with each of the journal's events."""
         if isinstance(event, (Active, Started)) and event.by not in (None, self._process_id):
             self.rival_at = self._clock.seconds()
         if isinstance(event, Active):
-            apply(event)
             self._see_active(event)
-        elif isinstance(event, (Finished, Cancelled)) and self._live and self.active:
-            was_over = self._store.finished(event.task_id)
-            apply(event)
-            if not was_over and self._store.finished(event.task_id):
-                self._count_end(event)
-                self._log_end(event)
-        else:
-            apply(event)
 
     def _see_active(self, event: Active) -> None:
         if event.by == self._active_process:
@@ -231,27 +222,23 @@ class Presence:
                 why=why,
             )
 
-    def _count_end(self, event: Finished | Cancelled) -> None:
-        state, reason = (
-            (State.CANCELLED, "") if isinstance(event, Cancelled) else (event.state, event.reason)
-        )
-        self.ended.add((state.value, end_reason(state, reason)))
-        record = self._store.record(event.task_id)
-        if record is not None and record.requested_at is not None:
-            self.task_seconds.observe(state.value, max(0.0, event.at - record.requested_at))
-
-    def _log_end(self, event: Finished | Cancelled) -> None:
-        state = "cancelled" if isinstance(event, Cancelled) else event.state.value
-        record = self._store.record(event.task_id)
+    def _on_end(self, record: Record) -> None:
+        """Count and log the end of a task, if this process is the active one."""
+        if not (self._live and self.active):
+            return
+        cancelled = record.state is State.CANCELLED
+        reason = record.reason or ""
+        self.ended.add((record.state.value, end_reason(record.state, "" if cancelled else reason)))
+        if record.requested_at is not None:
+            took_s = max(0.0, record.finished_at - record.requested_at)
+            self.task_seconds.observe(record.state.value, took_s)
         self._log.info(
             "{state}: task {task_id} for {equipment_id} from {caller}: {reason}",
-            event=f"task.{state}",
-            trace=self._trace_of(event.task_id, None if record is None else record.fingerprint),
-            state=state,
-            task_id=event.task_id,
-            equipment_id=event.equipment_id,
-            caller=self._store.caller(event.task_id) or "an unknown caller",
-            reason="by a client, before it was sent"
-            if isinstance(event, Cancelled)
-            else event.reason,
+            event=f"task.{record.state.value}",
+            trace=self._trace_of(record.task_id, record.fingerprint),
+            state=record.state.value,
+            task_id=record.task_id,
+            equipment_id=record.equipment_id,
+            caller=record.origin.caller or "an unknown caller",
+            reason="by a client, before it was sent" if cancelled else reason,
         )

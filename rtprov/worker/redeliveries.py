@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rtprov.interfaces import Journal
     from rtprov.journal.open_tasks import OpenTasks
     from rtprov.journal.store import Store
-from rtprov.worker.job import Job
+    from rtprov.worker.job import Job
 
 BARRIER_RETRY_S = 1.0
 EXPECTED_WITHIN_S = 1.0  # by then the replica has normally seen the request of a delivered task
@@ -85,7 +85,7 @@ class Redeliveries:
             if self._looking is None:
                 self._looking = self._clock.callLater(EXPECTED_WITHIN_S, self._look)
 
-    def saw(self, task_id: str) -> None:
+    def on_request_seen(self, task_id: str) -> None:
         """Call this when the replica has applied an event of this task."""
         job = self._expected.pop(task_id, None)
         if job is not None:
@@ -177,9 +177,11 @@ class Redeliveries:
         call is to be made for the message.
         """
         task = job.task
-        over = self._store.over(task.task_id, task.fingerprint, task.accepted_at)
+        needs_no_call = self._store.needs_no_call(task.task_id, task.fingerprint, task.accepted_at)
+        if needs_no_call is not False:
+            return needs_no_call is True
         known = self._open_tasks.get(task.task_id)
-        return over is True or (over is False and known is not None and known.request is not None)
+        return known is not None and known.request is not None
 
     def _ended_long_ago(self, job: Job) -> bool:
         """Return whether the task has ended so long ago that the journal has dropped it.

@@ -132,4 +132,4 @@ class Renewals:
         held, task = len(self._jobs) / self._window, self._open_tasks.get(job.task.task_id)
         if held <= MOST_HELD or task is None:
             return False
-        return held > 2 * MOST_HELD or self._open_tasks.row_place(task) >= NEXT_TASKS
+        return held > 2 * MOST_HELD or self._open_tasks.place_in_lane(task) >= NEXT_TASKS

@@ -12,15 +12,14 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import Session
 from rtprov.errors import NotReady
 from rtprov.history.history import History
-from rtprov.http.health import Readiness
 from rtprov.interfaces import Equipment, Sealer
-from rtprov.journal.first_key import KeySource, first_key_sessions
 from rtprov.messaging.environment import (
     CONFIRM_DEADLINE_S,
     MAX_UNCONFIRMED,
     Environment,
     broker_connection,
 )
+from rtprov.messaging.first_key import KeySource, first_key_sessions
 from rtprov.messaging.probe import broker_confirms
 from rtprov.messaging.shard_count import ShardCount
 from rtprov.messaging.topology import (
@@ -29,6 +28,7 @@ from rtprov.messaging.topology import (
 )
 from rtprov.messaging.upkeep import Upkeep
 from rtprov.queries.pieces import Pieces
+from rtprov.readiness import Readiness
 from rtprov.tracing.spans import NO_SPANS, Spans
 from rtprov.worker.call_limiter import CallLimiter
 from rtprov.worker.circuit_breaker import CircuitBreaker
@@ -37,7 +37,7 @@ from rtprov.worker.pace import CALLS_A_TURN, Pace
 from rtprov.worker.parked_count import ParkedCount
 from rtprov.worker.quarantine import Quarantine
 from rtprov.worker.settings import WorkerSettings
-from rtprov.worker.shard_parts import Shared, join_shard
+from rtprov.worker.shard_parts import WorkerParts, build_shard
 
 EXPIRE_EVERY_S = 30.0
 # "" is the default exchange, for replies and parked letters.
@@ -100,7 +100,7 @@ class WorkerService(Service):
             MayPublish(self._publisher, PUBLISHED_TO_BY_WORKER),
             *first_key_sessions(key_source, settings.shards[0].count, self._publisher, environment),
         ]
-        shared = Shared(
+        shared = WorkerParts(
             environment=environment,
             settings=settings,
             topology=topology,
@@ -118,7 +118,7 @@ class WorkerService(Service):
             spans=spans,
             history=history,
         )
-        self.parts = parts = [join_shard(shard, shared) for shard in settings.shards]
+        self.parts = parts = [build_shard(shard, shared) for shard in settings.shards]
         self.parked = ParkedCount(environment.clock)
         self.wall_clock = environment.wall_clock
         self.stores = [each.store for each in parts]

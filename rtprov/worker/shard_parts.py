@@ -19,12 +19,12 @@ from rtprov.queries.report_server import ReportServer
 from rtprov.queries.status import StatusServer
 from rtprov.reports import FoundTask
 from rtprov.worker.attempts import Attempts
-from rtprov.worker.beyond_window import BeyondWindow
 from rtprov.worker.census import Census
 from rtprov.worker.copies import WorkQueue
 from rtprov.worker.dead_letters import DeadLetters
 from rtprov.worker.journal_keeper import JournalKeeper
 from rtprov.worker.presence import Presence
+from rtprov.worker.read_ahead import ReadAhead
 from rtprov.worker.shard_worker import ShardWorker
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Shared:
+class WorkerParts:
     """What all shards of a worker share. `window` is the prefetch of each shard's work queue."""
 
     environment: Environment
@@ -95,9 +95,36 @@ class ShardParts:
         return [(queue, key) for queue, key in queues if queue is not None]
 
 
-def join_shard(shard: Shard, shared: Shared) -> ShardParts:
+@frozen
+class ShardEvents:
+    """Passes each event of a shard's journal to the parts that follow it."""
+
+    store: Store
+    journal: ShardJournal
+    history: ShardHistory | None
+    open_tasks: OpenTasks
+    presence: Presence
+    inquiries: TaskQueryServer
+    missing_keys: MissingKeys
+    worker: ShardWorker
+
+    def apply(self, event: Event) -> None:
+        """Apply the event to the replica, then to what depends on it; to the worker last."""
+        self.store.apply(event)
+        self.presence.on_event(event)
+        if self.history is not None and not isinstance(event, (Marker, Unrecognised)):
+            self.history.began(_written_at(event))
+        if not isinstance(event, (Active, Marker, Unrecognised)):
+            offset = self.journal.next_offset - 1
+            self.open_tasks.on_event(event, offset, self.store.state(event.task_id))
+        self.inquiries.on_event(event)
+        self.missing_keys.on_event(event)
+        self.worker.on_event(event)
+
+
+def build_shard(shard: Shard, shared: WorkerParts) -> ShardParts:
     """Create a shard's parts and connect them."""
-    outer, settings = shared.environment, shared.settings
+    environment, settings = shared.environment, shared.settings
     store = Store(settings.retention_s, Backlog(settings.concurrency, shared.backlogs))
     open_tasks = OpenTasks()
     history = (
@@ -106,27 +133,17 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         else keep_history(shared.history, shard, store, lambda: journal.first_offset == 0)
     )
 
-    def apply(event: Event) -> None:
-        presence.saw(event, store.apply)
-        if history is not None and not isinstance(event, (Marker, Unrecognised)):
-            history.began(_written_at(event))
-        if not isinstance(event, (Active, Marker, Unrecognised)):
-            open_tasks.saw(event, journal.next_offset - 1, store.state(event.task_id))
-        inquiries.saw(event)
-        shared.missing_keys.saw(event)
-        worker.saw(event)
-
     def journal_lost() -> None:
         open_tasks.journal_lost()
         keeper.journal_lost()
 
     journal = ShardJournal(
         shard=shard,
-        apply=apply,
+        apply=lambda event: events.apply(event),
         publisher=shared.publisher,
-        clock=outer.clock,
-        rng=outer.rng,
-        new_marker_id=outer.new_id,
+        clock=environment.clock,
+        rng=environment.rng,
+        new_marker_id=environment.new_id,
         lost=journal_lost,
     )
     inquiries = TaskQueryServer(
@@ -136,24 +153,24 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         reports=ReportServer(
             reports=StoreReports(store, shared.process_id),
             pieces=shared.pieces,
-            clock=outer.clock,
-            wall_clock=outer.wall_clock,
+            clock=environment.clock,
+            wall_clock=environment.wall_clock,
             history=history,
         ),
         key_ids=lambda: shared.sealer.key_ids,
-        clock=outer.clock,
-        wall_clock=outer.wall_clock,
+        clock=environment.clock,
+        wall_clock=environment.wall_clock,
         is_complete=lambda: keeper.complete,
     )
-    status = StatusServer(shard=shard, replica=store, journal=journal, clock=outer.clock)
+    status = StatusServer(shard=shard, replica=store, journal=journal, clock=environment.clock)
     presence = Presence(
         shard=shard,
         store=store,
         journal=journal,
         call_limiter=shared.call_limiter,
         process_id=shared.process_id,
-        clock=outer.clock,
-        wall_clock=outer.wall_clock,
+        clock=environment.clock,
+        wall_clock=environment.wall_clock,
         trace_of=lambda task_id, fingerprint: worker.trace(task_id, fingerprint),
     )
     attempts = Attempts(
@@ -167,13 +184,13 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         pace=shared.pace,
         process_id=shared.process_id,
         patience_s=settings.patience_s,
-        clock=outer.clock,
-        wall_clock=outer.wall_clock,
-        rng=outer.rng,
+        clock=environment.clock,
+        wall_clock=environment.wall_clock,
+        rng=environment.rng,
         spans=shared.spans,
     )
-    queue = WorkQueue(shard=shard, publisher=shared.publisher, wall_clock=outer.wall_clock)
-    reader = JournalReader(name=shard.journal, clock=outer.clock)
+    queue = WorkQueue(shard=shard, publisher=shared.publisher, wall_clock=environment.wall_clock)
+    reader = JournalReader(name=shard.journal, clock=environment.clock)
     census = Census(
         name=shard.work,
         store=store,
@@ -184,9 +201,9 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         presence=presence,
         worker=lambda: worker,
         repair=shared.topology.repair,
-        new_marker_id=outer.new_id,
-        clock=outer.clock,
-        wall_clock=outer.wall_clock,
+        new_marker_id=environment.new_id,
+        clock=environment.clock,
+        wall_clock=environment.wall_clock,
     )
     worker = ShardWorker(
         shard=shard,
@@ -198,11 +215,11 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         window=shared.window,
         on_marker=census.on_marker,
         on_delivery=presence.delivered,
-        on_change=lambda: beyond.look_soon(),
-        clock=outer.clock,
-        wall_clock=outer.wall_clock,
+        on_change=lambda: read_ahead.look_soon(),
+        clock=environment.clock,
+        wall_clock=environment.wall_clock,
     )
-    beyond = BeyondWindow(
+    read_ahead = ReadAhead(
         name=shard.work,
         window=shared.window,
         store=store,
@@ -212,15 +229,15 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         jobs=worker.jobs,
         key_ids=lambda: shared.sealer.key_ids,
         take=worker.take,
-        clock=outer.clock,
+        clock=environment.clock,
     )
     dead = DeadLetters(
         shard=shard,
         store=store,
         journal=journal,
         publisher=shared.publisher,
-        clock=outer.clock,
-        wall_clock=outer.wall_clock,
+        clock=environment.clock,
+        wall_clock=environment.wall_clock,
     )
     keeper = JournalKeeper(
         name=shard.journal,
@@ -231,11 +248,21 @@ def join_shard(shard: Shard, shared: Shared) -> ShardParts:
         presence=presence,
         worker=worker,
         max_age_s=settings.journal_age_s,
-        clock=outer.clock,
-        wall_clock=outer.wall_clock,
+        clock=environment.clock,
+        wall_clock=environment.wall_clock,
+    )
+    events = ShardEvents(
+        store=store,
+        journal=journal,
+        history=history,
+        open_tasks=open_tasks,
+        presence=presence,
+        inquiries=inquiries,
+        missing_keys=shared.missing_keys,
+        worker=worker,
     )
     sessions: list[Session] = [journal, status, inquiries, dead, presence]
-    sessions += [worker, beyond, census, keeper]
+    sessions += [worker, read_ahead, census, keeper]
     if history is not None:
         sessions.insert(1, history)
     return ShardParts(

@@ -32,7 +32,7 @@ from rtprov.tracing.traceparent import trace_id, traceparent_in
 from rtprov.worker.attempts import Abandoned, TooManyCrashes
 from rtprov.worker.copies import copied_at
 from rtprov.worker.device_queues import DeviceQueues
-from rtprov.worker.job import Borrowed, Job, key_of
+from rtprov.worker.job import Job, UndeliveredMessage, key_of
 from rtprov.worker.redeliveries import Redeliveries
 from rtprov.worker.renewals import Renewals
 from rtprov.worker.run_failures import TooManyFailures, repeated
@@ -59,10 +59,11 @@ class ShardWorker:
 
     A session of the worker's connection: attach it after the shard's journal. `attempts` makes the
     calls to A. `window` is the prefetch (1 to 65535); tasks whose messages are back in the queue do
-    not count. `queue` publishes copies of messages that are held for long. Call `saw` with each of
-    the journal's events after `store` and `open_tasks` have applied it. `on_delivery` is called for
-    each delivery, `on_marker` with the id of each census marker, `on_change` when a task or its
-    delivery came. `wall_clock` gives seconds since the epoch."""
+    not count. `queue` publishes copies of messages that are held for long. Call `on_event` with
+    each of the journal's events after `store` and `open_tasks` have applied it. `on_delivery` is
+    called for each delivery, `on_marker` with the id of each census marker, `on_change` when a task
+    or its delivery came. `wall_clock` gives seconds since the epoch.
+    """
 
     _log = Logger()
 
@@ -99,7 +100,7 @@ class ShardWorker:
         # Whether the first delivery on this channel has not been judged yet. Until then, another
         # worker may have called A for tasks that were never delivered to it.
         self._fresh = False
-        self._lanes: DeviceQueues[Job] = DeviceQueues(self._may_go)
+        self._lanes: DeviceQueues[Job] = DeviceQueues(self._may_become_head)
         self._next: deque[Job] = deque()
         self._starting = False
         self._redeliveries = Redeliveries(
@@ -145,11 +146,11 @@ class ShardWorker:
         """Return the messages of the open tasks that this worker holds, by task id. If several
         messages have the same id, the one that is the task's order is returned.
         """
-        over, jobs = self._store.over, [(job.task, job.delivery) for job in self.jobs.values()]
+        needs_no_call = self._store.needs_no_call
         return {
-            task.task_id: held.body
-            for task, held in jobs
-            if not over(task.task_id, task.fingerprint, task.accepted_at)
+            job.task.task_id: job.delivery.body
+            for job in self.jobs.values()
+            if not needs_no_call(job.task.task_id, job.task.fingerprint, job.task.accepted_at)
         }
 
     # The session.
@@ -211,7 +212,7 @@ class ShardWorker:
         task, channel = decode_task(order.body), self._channel
         if channel is None or self._attempts.draining or key_of(task) in self.jobs:
             return
-        borrowed = Borrowed(order.body, order.headers, lambda: not channel.closed)
+        borrowed = UndeliveredMessage(order.body, order.headers, lambda: not channel.closed)
         job = Job(evolve(task, sealed=""), borrowed, self._clock.seconds(), True, released=True)
         self.jobs[job.key] = job
         self._redeliveries.expect(job)
@@ -243,8 +244,8 @@ class ShardWorker:
         else:
             self._redeliveries.expect(job)
 
-    def _may_go(self, job: Job) -> bool:
-        return self._open_tasks.may_go(job.task.task_id, job.task.equipment_id)
+    def _may_become_head(self, job: Job) -> bool:
+        return self._open_tasks.is_first_of_device(job.task.task_id, job.task.equipment_id)
 
     def _enter(self, job: Job) -> None:
         self._fresh = False
@@ -255,17 +256,17 @@ class ShardWorker:
     def _forget(self, job: Job) -> None:
         del self.jobs[job.key]
 
-    def saw(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Call this when the replica has applied an event. Jobs may enter their lanes, or become
         heads, because of it.
         """
         if isinstance(event, (Active, Marker, Unrecognised)) or not self.jobs:
             return
-        self._redeliveries.saw(event.task_id)
+        self._redeliveries.on_request_seen(event.task_id)
         if isinstance(event, Requested):
             self._on_change()
         if isinstance(event, Started):
-            self._attempts.saw(event)
+            self._attempts.on_started(event)
         if isinstance(event, (Cancelled, Finished)) and not self._attempts.draining:
             successor = self._lanes.wake(event.equipment_id)
             if successor is not None:

@@ -41,7 +41,7 @@ class StartedEvents:
             self._timer = self._clock.callLater(SEEN_WITHIN_S, self._give_up)
         return seen
 
-    def saw(self, event: Started) -> None:
+    def on_started(self, event: Started) -> None:
         """Call this when the replica has applied the event."""
         seen = self._expected.get((event.task_id, event.attempt))
         if seen is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Room for the tokens of so many seconds, but for one token at least.
+# The bucket holds the tokens of this many seconds, and at least one token.
 ROOM_S = 0.1
 ROUNDING = 1e-9
 

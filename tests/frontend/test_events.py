@@ -131,6 +131,33 @@ class Stream(EventsTestCase):
         self.assertIsNone(self.reports.follower)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_internal_error(self) -> None:
+        """An internal error is logged once, and does not end the stream of the other listeners."""
+
+        class Broken:
+            position = 0
+            admitted = True
+
+            @property
+            def reads(self) -> bool:
+                raise ZeroDivisionError
+
+            def send(self, data: bytes) -> None: ...
+
+            def end(self) -> None: ...
+
+        client, broken = self.listen(), Broken()
+        self.hub.add(broken, None)
+        self.network.advance(3)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.hub.remove(broken)
+        self.store.apply(ACTIVE)
+        self.network.advance(1)
+        self.assertEqual(self.heard(client, "summary")[-1].data["shards"][0]["active"], "w1")
+        client.hang_up()
+        self.network.advance(60)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_groups(self) -> None:
         """Many listeners are written to in groups, with a pause between two. Events that come
         meanwhile are sent together.

@@ -19,8 +19,8 @@ from rtprov.errors import (
     Unroutable,
 )
 from rtprov.frontend.resource import Frontend
-from rtprov.http.health import always_ready
 from rtprov.model import State
+from rtprov.readiness import always_ready
 from tests.support.fakes import PlainSealer
 from tests.support.front import (
     BODY,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from rtprov.errors import NotReady
-from rtprov.http.health import Health, Readiness, always_ready
+from rtprov.http.health import Health
 from rtprov.metrics.families import number
 from rtprov.metrics.registry import Registry
+from rtprov.readiness import Readiness, always_ready
 from tests.support.front import NO_METHOD, NO_ROUTE, FrontendTestCase
 from tests.support.raw_http import WebTestCase, request
 

@@ -33,7 +33,7 @@ class Keys(SynchronousTestCase):
         return Finished(task_id(1), DEVICE, at, state, "")
 
     def over(self, store: Store, at: float, fingerprint: str | None = "f1") -> bool | None:
-        return store.over(task_id(1), fingerprint, at)
+        return store.needs_no_call(task_id(1), fingerprint, at)
 
     def test_the_first_order_counts(self) -> None:
         """Of two requests with one key, the first in the journal is the task. The other message

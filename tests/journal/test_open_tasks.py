@@ -50,14 +50,15 @@ class OpenTasksTestCase(SynchronousTestCase):
         """Read these events of the journal, from an offset on."""
         for each, event in enumerate(events, offset):
             self.store.apply(event)
-            self.tasks.saw(event, each, self.store.state(event.task_id))
+            self.tasks.on_event(event, each, self.store.state(event.task_id))
 
     def order(self, numbers: Sequence[int]) -> list[int]:
         """Return which of these may go now."""
         return [
             number
             for number in numbers
-            if task_id(number) in self.tasks and self.tasks.may_go(task_id(number), DEVICE)
+            if task_id(number) in self.tasks
+            and self.tasks.is_first_of_device(task_id(number), DEVICE)
         ]
 
     def missing(self, before: int, *held: int) -> list[int]:
@@ -75,12 +76,14 @@ class Order(OpenTasksTestCase):
         self.read(cancelled(1), offset=3)
         self.assertEqual(self.order([1, 2, 3]), [2])
         self.read(finished(2), finished(3), offset=4)
-        self.assertEqual((len(self.tasks), self.tasks.may_go(task_id(3), DEVICE)), (0, True))
+        self.assertEqual(
+            (len(self.tasks), self.tasks.is_first_of_device(task_id(3), DEVICE)), (0, True)
+        )
 
     def test_other_devices(self) -> None:
         """Devices do not wait for one another."""
         self.read(requested(1), Requested(task_id(2), "OTHER1", 1.0))
-        self.assertTrue(self.tasks.may_go(task_id(2), "OTHER1"))
+        self.assertTrue(self.tasks.is_first_of_device(task_id(2), "OTHER1"))
 
     @given(
         st.integers(min_value=1, max_value=6),

@@ -320,7 +320,7 @@ class Change(CountTestCase):
         self.successResultOf(self.change(2))
         tasks = OpenTasks()
         for offset, moved in enumerate(events_of(self, Shard(shard_of("DEVICE1", 2), 2))):
-            tasks.saw(moved, offset, State.RUNNING)
+            tasks.on_event(moved, offset, State.RUNNING)
         missing = [task.task_id for task in tasks.missing(100, [])]
         self.assertEqual(missing, [task_id(number) for number in (1, 2, 3)])
 

@@ -18,7 +18,7 @@ from rtprov.frontend import final_states as finals
 from rtprov.journal import shard_journal as journal
 from rtprov.messaging import topology
 from rtprov.queries import status
-from rtprov.worker import beyond_window, renewals
+from rtprov.worker import read_ahead, renewals
 from rtprov.worker import service as assembly
 from tests.simulation.clock import WorldClock
 
@@ -40,7 +40,7 @@ KNOBS: dict[str, Knob] = {
     ),
     LATE_STREAMS: (),
     "small windows": ((assembly, "WAITING_ROOM", 0),),
-    "narrow windows": ((assembly, "MAX_WINDOW", 2), (beyond_window, "LOOK_AFTER_S", 0.02)),
+    "narrow windows": ((assembly, "MAX_WINDOW", 2), (read_ahead, "LOOK_AFTER_S", 0.02)),
     "few unconfirmed": ((assembly, "MAX_UNCONFIRMED", 2),),
     "little memory": ((finals, "MAX_REMEMBERED", 1),),
     "small batches": ((status, "MAX_BATCH", 1), (status, "PREFETCH", 1)),

@@ -97,10 +97,10 @@ async def _start_blindly(self: Any, job: Any, permit: Any) -> tuple[State, str] 
 # The store.
 
 
-_over = Store.over
+_needs_no_call = Store.needs_no_call
 
 
-@mutation("both bodies of a key are called", Store, "over")
+@mutation("both bodies of a key are called", Store, "needs_no_call")
 def _over_by_body(
     self: Any, task_id: str, fingerprint: str | None, accepted_at: float
 ) -> bool | None:
@@ -108,7 +108,7 @@ def _over_by_body(
     record = self._records.get(task_id)
     if record is not None and record.fingerprint != fingerprint:
         return False
-    return _over(self, task_id, fingerprint, accepted_at)
+    return _needs_no_call(self, task_id, fingerprint, accepted_at)
 
 
 @mutation("a key's last body counts", Store, "_request")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtprov.worker.census import Census
-from rtprov.worker.job import Borrowed
+from rtprov.worker.job import UndeliveredMessage
 from rtprov.worker.shard_worker import ShardWorker
 from tests.simulation.mutation import mutation
 
@@ -17,14 +17,14 @@ def _no_look(self: Any) -> None:
     pass
 
 
-@mutation("the order is that of the deliveries", ShardWorker, "_may_go")
+@mutation("the order is that of the deliveries", ShardWorker, "_may_become_head")
 def _first_come(self: Any, job: Any) -> bool:
     return True
 
 
-mutation("tasks behind the window are called without a channel", Borrowed, "standing")(
-    property(lambda self: True)
-)
+mutation(
+    "tasks behind the window are called without a channel", UndeliveredMessage, "channel_open"
+)(property(lambda self: True))
 
 
 _add_job = ShardWorker._add_job

@@ -65,7 +65,7 @@ class FakeDelivery:
     headers: Mapping[str, object] = field(factory=dict)
 
     @property
-    def standing(self) -> bool:
+    def channel_open(self) -> bool:
         return not self.lost
 
     @property
@@ -131,7 +131,7 @@ class FakeReplica:
     def apply(self, event: Event) -> None:
         self.store.apply(event)
         if not isinstance(event, (Active, Marker, Unrecognised)):
-            self.open_tasks.saw(event, self.offset, self.store.state(event.task_id))
+            self.open_tasks.on_event(event, self.offset, self.store.state(event.task_id))
         self.offset += 1
         self.after(event)
 

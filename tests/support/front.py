@@ -13,12 +13,12 @@ from rtprov.frontend.operator_routes import OperatorRequests
 from rtprov.frontend.resource import Frontend
 from rtprov.frontend.summary import Summaries
 from rtprov.frontend.tasks import TaskRequests
-from rtprov.http.health import Readiness
 from rtprov.intervals import Interval
 from rtprov.journal.search import Search
 from rtprov.journal.store import Store
 from rtprov.journal.summary import summarise
 from rtprov.model import Cancelled, Details, Event, Requested, State, Task
+from rtprov.readiness import Readiness
 from rtprov.reports import (
     Cursor,
     FoundTask,

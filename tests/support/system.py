@@ -36,8 +36,8 @@ from rtprov.equipment.stub import Stub
 from rtprov.frontend.service import FrontendService
 from rtprov.history.history import History
 from rtprov.http.site import JsonSite
-from rtprov.journal.first_key import KeySource
 from rtprov.messaging.environment import Environment
+from rtprov.messaging.first_key import KeySource
 from rtprov.messaging.topology import Shard
 from rtprov.security.sealer import FernetSealer
 from rtprov.worker.service import WorkerService

@@ -21,11 +21,11 @@ from rtprov.frontend.resource import Frontend
 from rtprov.http.admission import Admission
 from rtprov.http.counting_site import CountingSite
 from rtprov.http.fast_lane import PlainHead, PlainRoutes
-from rtprov.http.health import Readiness
 from rtprov.http.refusals import Refusals
 from rtprov.http.same_origin import SameOrigin
 from rtprov.http.traffic import Traffic
 from rtprov.model import State
+from rtprov.readiness import Readiness
 from rtprov.security.limits import Rate
 from rtprov.security.tokens import Role, new_token
 from tests.support.both_ways import comparable

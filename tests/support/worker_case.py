@@ -96,7 +96,7 @@ class WorkerTestCase(SynchronousTestCase):
             clock=cast("IReactorTime", self.clock),
             wall_clock=self.wall_clock,
         )
-        self.replica.after = self.worker.saw
+        self.replica.after = self.worker.on_event
         self.addCleanup(self.cut_short)
 
     def set_clock(self, seconds: float) -> None:

@@ -325,11 +325,11 @@ class Rules(WorkerTestCase):
         self.expected_s(store, 4999)
         schedule = store._forecaster._schedule
         assert schedule is not None
-        self.assertEqual(len(schedule.played), 2000)
+        self.assertEqual(len(schedule.planned), 2000)
         for number in range(5000):
             self.expected_s(store, number)
         self.assertIs(store._forecaster._schedule, schedule)
-        self.assertEqual(len(schedule.played), 2000)
+        self.assertEqual(len(schedule.planned), 2000)
 
 
 class WholeSystem(SystemTestCase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from rtprov.worker import service as assembly
-from rtprov.worker.beyond_window import LOOK_AFTER_S
+from rtprov.worker.read_ahead import LOOK_AFTER_S
 from tests.support.system import System
 from tests.support.system_case import COMPLETED, SystemTestCase
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IAddress
 from rtprov.network.address_networks import Network, parse_network
 from rtprov.security.development import make_development_set
 from rtprov.tap import banner
-from rtprov.tap.banner import first_steps
+from rtprov.tap.banner import log_ready
 from tests.support.command_files import FilesTestCase
 
 HERE = IPv4Address("TCP", "127.0.0.1", 8443)
@@ -55,7 +55,7 @@ class Banner(FilesTestCase):
         proxies: Sequence[str] = (),
     ) -> str:
         ready = Ready(host, where, [parse_network(each) for each in proxies], succeed(None))
-        first_steps(
+        log_ready(
             cast("Any", [ready]),
             cast("Any", ready),
             certs=certs or self.certs,
@@ -147,7 +147,7 @@ class Banner(FilesTestCase):
     def test_all_connected(self) -> None:
         """The line is logged only after all connections are made."""
         one, other = Ready(), Ready()
-        first_steps(
+        log_ready(
             cast("Any", [one, other]),
             cast("Any", one),
             certs=self.certs,

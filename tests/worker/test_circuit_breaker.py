@@ -15,10 +15,10 @@ from rtprov.worker.circuit_breaker import (
     FIRST_GROWTH,
     FIRST_PROBE_S,
     GROWTH_STEP_S,
+    HALF_OPEN_FAILURE_THRESHOLD,
     LONGEST_PROBE_S,
     LONGEST_RETRY_AFTER_S,
     PROBE_OVERDUE_S,
-    ROW_WHILE_GROWING,
     CircuitBreaker,
 )
 
@@ -173,9 +173,9 @@ class Growing(BreakerTestCase):
         """While the limit grows, three devices in a row without an answer open the breaker again,
         with the same interval between probes as before. Two do not.
         """
-        self.row(ROW_WHILE_GROWING - 1)
+        self.row(HALF_OPEN_FAILURE_THRESHOLD - 1)
         self.call("WELL", answered=True)
-        self.row(ROW_WHILE_GROWING - 1)
+        self.row(HALF_OPEN_FAILURE_THRESHOLD - 1)
         self.assertTrue(self.breaker.half_open)
         self.call("ONEMORE")
         self.assertFalse(self.breaker.half_open)

@@ -11,14 +11,17 @@ from rtprov.worker.decision import Step, next_step
 class NextStep(SynchronousTestCase):
     def decide(
         self,
-        over: bool | None,
+        needs_no_call: bool | None,
         *,
         may_begin: bool = True,
         needs_barrier: bool = False,
         appended: bool = False,
     ) -> Step:
         return next_step(
-            TaskView(over), may_begin=may_begin, needs_barrier=needs_barrier, appended=appended
+            TaskView(needs_no_call),
+            may_begin=may_begin,
+            needs_barrier=needs_barrier,
+            appended=appended,
         )
 
     def test_open(self) -> None:
@@ -42,17 +45,20 @@ class NextStep(SynchronousTestCase):
         """While the replica may lack events, the barrier comes first, whatever the replica
         knows.
         """
-        for over in (True, False, None):
+        for needs_no_call in (True, False, None):
             for appended in (True, False):
-                step = self.decide(over, needs_barrier=True, appended=appended)
+                step = self.decide(needs_no_call, needs_barrier=True, appended=appended)
                 self.assertIs(step, Step.BARRIER)
 
     def test_may_not_begin(self) -> None:
         """A worker that may not be the active one abandons the job, whatever it knows."""
-        for over in (True, False, None):
+        for needs_no_call in (True, False, None):
             for needs_barrier in (True, False):
                 for appended in (True, False):
                     step = self.decide(
-                        over, may_begin=False, needs_barrier=needs_barrier, appended=appended
+                        needs_no_call,
+                        may_begin=False,
+                        needs_barrier=needs_barrier,
+                        appended=appended,
                     )
                     self.assertIs(step, Step.ABANDON)

@@ -167,7 +167,7 @@ class OpenTasks(KeeperTestCase):
             [State.RUNNING, None, State.RUNNING, State.RUNNING],
         )
         self.assertEqual(
-            [self.row.may_go(task_id(number), "DEVICE1") for number in (1, 3, 4)],
+            [self.row.is_first_of_device(task_id(number), "DEVICE1") for number in (1, 3, 4)],
             [True, False, False],
         )
 
@@ -306,7 +306,7 @@ class Lost(KeeperTestCase):
                 (details.state, details.requested_at, details.attempt_count),
             )
         self.assertEqual(
-            [self.row.may_go(task_id(number), "DEVICE1") for number in (2, 3, 5)],
+            [self.row.is_first_of_device(task_id(number), "DEVICE1") for number in (2, 3, 5)],
             [True, False, False],
         )
         first, second = self.row.get(task_id(2)), self.row.get(task_id(3))

@@ -156,7 +156,7 @@ class Rules(MissingKeysTestCase):
         delivery = self.withhold(2)
         finished = Finished(task_id(2), "DEVICE1", EPOCH, State.FAILED, "dead-lettered")
         self.apply(finished)
-        self.missing_keys.saw(finished)
+        self.missing_keys.on_event(finished)
         self.assertEqual(
             (delivery.settled, self.worker.held, self.missing_keys.waiting), ("ack", 0, {})
         )
@@ -261,7 +261,7 @@ class Log(MissingKeysTestCase):
             self.clock.advance(FIRST_LOOK_S)
             finished = Finished(task_id(1), "DEVICE1", EPOCH, State.FAILED, "")
             self.apply(finished)
-            self.missing_keys.saw(finished)
+            self.missing_keys.on_event(finished)
             self.clock.advance(LOOK_EVERY_S)
         self.assertEqual(lines[1:], ["info: no task waits for sealing key gone any longer"])
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -29,11 +29,11 @@ class Expected(SynchronousTestCase):
         """The wait ends with the event of that attempt."""
         seen = self.events.expect(task_id(1), 2)
         for other in (self.started(2, 2), self.started(1, 1)):
-            self.events.saw(other)
+            self.events.on_started(other)
             self.assertNoResult(seen)
-        self.events.saw(self.started(1, 2))
+        self.events.on_started(self.started(1, 2))
         self.assertTrue(self.successResultOf(seen))
-        self.events.saw(self.started(1, 2))
+        self.events.on_started(self.started(1, 2))
 
     def test_not_seen(self) -> None:
         """It ends after a second without the event."""
@@ -50,7 +50,7 @@ class Expected(SynchronousTestCase):
         first, second = (self.events.expect(task_id(number), 1) for number in range(2))
         first.cancel()
         self.failureResultOf(first, CancelledError)
-        self.events.saw(self.started(1))
+        self.events.on_started(self.started(1))
         self.successResultOf(second)
 
 

@@ -73,7 +73,7 @@ class Delivery:
         return self.properties.headers or {}
 
     @property
-    def standing(self) -> bool:
+    def channel_open(self) -> bool:
         """Whether the channel of this delivery is still open."""
         return not self._channel.closed
 

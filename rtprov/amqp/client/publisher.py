@@ -93,8 +93,9 @@ class Publisher:
         self._sweep_call: IDelayedCall | None = None
         self._swept_at = 0.0
         self._age_s = 0.0  # the time that counts for deadlines
-        # The age and the last tag published by then: those that no deadline has reached, and those
-        # that only the deadline of patient messages has not reached.
+        # An entry for each sweep: the age then, and the last tag published before it. `_sweeps` has
+        # the sweeps within the confirm deadline, `_older` the earlier ones within `LOST_AFTER_S`.
+        # Of messages from that time, only patient ones still wait.
         self._sweeps: deque[tuple[float, int]] = deque()
         self._older: deque[tuple[float, int]] = deque()
         self.confirm_seconds = Histogram(FAST_S)
@@ -259,14 +260,13 @@ class Publisher:
 
     def _sweep(self) -> None:
         now = self._clock.seconds()
-        # The reactor reads once between two sweeps. So a late sweep counts as one that was hardly
-        # late: the confirms that arrived meanwhile may not have been read.
+        # A sweep is late if the reactor was busy. Confirms that arrived meanwhile may still be in
+        # the socket. So at most two intervals are counted, and no message fails for that reason.
         self._age_s += min(now - self._swept_at, 2 * SWEEP_S)
         self._swept_at = now
         self._sweeps.append((self._age_s, self._last_tag))
-        # The publish time of a message is known only to one sweep, and the next check is one sweep
-        # later. Two sweeps are subtracted, so that no message fails late; it may fail up to two
-        # sweeps early.
+        # A publish time is known to within one interval, and deadlines are checked once in each
+        # interval. So a message fails up to two intervals early, and never late.
         overdue_upto = lost_upto = 0
         while self._sweeps and self._is_over(self._sweeps[0], self._confirm_deadline_s):
             overdue_upto = self._sweeps[0][1]

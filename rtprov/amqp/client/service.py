@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 BACK_OFF_MIN_S = 0.1
 BACK_OFF_MAX_S = 5.0
 ACCESS_REFUSED = 403
-_MADE_ANEW = re.compile(r"[0-9a-f]{32}")
+_GENERATED_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Session(Protocol):
@@ -106,7 +106,7 @@ class BrokerConnection(Service):
         If the URL names another broker or user, the present connection is closed now.
         """
         before, self._endpoint, self._url = self._url, endpoint, url
-        if _lead_apart(before, url):
+        if _differ_in_broker_or_user(before, url):
             self._log.info("{name}: the broker is now {url}", name=self.name, url=url)
             if self._connection is not None:
                 self._connection.close()
@@ -168,10 +168,10 @@ class BrokerConnection(Service):
             try:
                 await self._serve_once()
             except BrokerError as error:
-                self._complain(error)
+                self._log_once(error)
             except ConfigurationError as error:
                 if self.on_contradiction is ignore_contradiction:
-                    self._complain(error)
+                    self._log_once(error)
                 self.on_contradiction(error)
             except CancelledError:
                 self._log.info(
@@ -202,7 +202,7 @@ class BrokerConnection(Service):
         connection = self._connection = await self._connect()
         attached: list[Session] = []
         try:
-            if _lead_apart(url, self._url):
+            if _differ_in_broker_or_user(url, self._url):
                 raise BrokerUnavailable("The broker's URL has changed while connecting")
             await self._handshake(connection)
             await self._attach(connection, attached)
@@ -309,7 +309,7 @@ class BrokerConnection(Service):
             with suppress(CancelledError):
                 await connection.when_lost()
 
-    def _complain(self, error: RtprovError) -> None:
+    def _log_once(self, error: RtprovError) -> None:
         """Log why there is no connection, if the reason is not the one logged before.
 
         Generated ids (32 hexadecimal digits) are ignored in the comparison, because each attempt
@@ -319,7 +319,7 @@ class BrokerConnection(Service):
         missing = missing_permission(error) or missing_permission(error.__cause__)
         if missing is not None:
             text = f"{text} ({missing})"
-        known = _MADE_ANEW.sub("", text)
+        known = _GENERATED_ID.sub("", text)
         if self.running and known != self._last_complaint:
             self._last_complaint = known
             self._log.warn(
@@ -331,7 +331,7 @@ class BrokerConnection(Service):
             )
 
 
-def _lead_apart(one: BrokerUrl, other: BrokerUrl) -> bool:
+def _differ_in_broker_or_user(one: BrokerUrl, other: BrokerUrl) -> bool:
     """Return whether the URLs name different brokers or users.
 
     A new password alone is not a reason to close a connection.

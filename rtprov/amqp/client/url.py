@@ -26,7 +26,7 @@ def _check_encoding(parts: SplitResult) -> None:
             "The broker URL has a percent sign that is not before two hexadecimal digits: a percent"
             " sign itself is %25"
         )
-    if "@" in parts.path:  # a slash in the password: all before it would be the host, and shown
+    if "@" in parts.path:  # a password with a slash would be taken for the host, and shown
         raise ConfigurationError(
             "The broker URL has an @ after a slash: percent-encode the user name, the password and"
             " the virtual host (a slash is %2F, an @ is %40)"

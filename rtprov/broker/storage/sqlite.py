@@ -272,7 +272,7 @@ class SqliteStorage:
         self._report(None)
         self._schedule_tidying()
         waiters, self._written, self._writing = self._written, [], None
-        # The changes that they wait for may have been undone: a message was added and has expired.
+        # Their changes may have cancelled each other: a message was added, and has expired.
         if self._batch.empty:
             waiters += self._waiters
             self._waiters = []

@@ -22,7 +22,7 @@ _FILE = click.option(
     default=Path("certs") / "seal.key",
     show_default=True,
     metavar="FILE",
-    help="What --seal-keys of front ends and workers names ($RTPROV_SEAL_KEYS).",
+    help="The file that --seal-keys of front ends and workers names ($RTPROV_SEAL_KEYS).",
 )
 
 

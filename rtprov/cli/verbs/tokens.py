@@ -22,7 +22,7 @@ _FILE = click.option(
     default=Path("tokens"),
     show_default=True,
     metavar="FILE",
-    help="What --tokens of the front end names ($RTPROV_TOKENS).",
+    help="The file that --tokens of the front end names ($RTPROV_TOKENS).",
 )
 
 

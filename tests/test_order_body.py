@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.equipment.request import MAX_DEPTH, ProvisioningRequest, parse_request
 from rtprov.errors import InvalidBody
 from rtprov.http.request import MAX_BODY_BYTES
+from rtprov.order_body import MAX_DEPTH, ProvisioningRequest, parse_request
 from tests.support.strategies import texts
 
 CONTRACT_EXAMPLE = b"""{"timeoutInSeconds": 14,

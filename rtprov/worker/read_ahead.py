@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from rtprov.errors import BrokerError
 from rtprov.model import LEAST_URGENCY
 from rtprov.worker.census import order_of
-from rtprov.worker.job import Borrowed, Job
+from rtprov.worker.job import Job, UndeliveredMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from rtprov.worker.call_limiter import CallLimiter
 
 LOOK_AFTER_S = 0.5
-# A caller with less than half as many tasks that wait for a slot gets as many as are missing.
+# How many tasks of a caller shall wait here for a slot. If fewer than half do, more are read.
 ENOUGH = 50
 MOST_AT_ONCE = 200  # tasks that are read together
 MOST_LOOKED_AT = 5000  # waiting tasks of one caller
 
 
-class BeyondWindow:
+class ReadAhead:
     """Finds and reads the tasks of one shard that the window does not reach.
 
     A session of the worker's connection: attach it after the shard's worker. `name` is the queue's,
@@ -110,7 +110,7 @@ class BeyondWindow:
         deliveries = [job.delivery for job in self._jobs.values()]
         if sum(each.live for each in deliveries) < self._window:
             return  # the broker delivers more by itself
-        room = self._window - sum(isinstance(each, Borrowed) for each in deliveries)
+        room = self._window - sum(isinstance(each, UndeliveredMessage) for each in deliveries)
         tasks = self._wanted(room)
         if not tasks:
             return
@@ -120,10 +120,11 @@ class BeyondWindow:
         work.addBoth(self._done)
 
     def _wanted(self, room: int) -> list[OpenTask]:
-        """Return the first tasks of each caller that has few tasks here that wait for a slot, or
-        only less urgent ones.
+        """Return the tasks to read from the journal.
 
-        There is room for `room` tasks, and for a window more of callers that have none here.
+        They are the first waiting tasks of two kinds of callers: those with few tasks here that
+        wait for a slot, and those whose tasks here are less urgent. At most `room` are returned.
+        The first task of each caller that has none here may exceed that, by up to one window.
         """
         enough = min(ENOUGH, self._call_limiter.concurrency)
         self._taken = {task_id for task_id in self._taken if task_id in self._open_tasks}
@@ -165,7 +166,7 @@ class BeyondWindow:
                 task is not None
                 and record.origin.key in keys
                 and task.request is not None
-                and self._open_tasks.may_go(task.task_id, task.equipment_id)
+                and self._open_tasks.is_first_of_device(task.task_id, task.equipment_id)
             ):
                 yield task
 
