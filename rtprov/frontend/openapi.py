@@ -22,7 +22,7 @@ from rtprov.frontend.openapi_parts import (
     ref,
     task_id,
 )
-from rtprov.frontend.operator_openapi import OPERATOR_TYPES, operator_paths
+from rtprov.frontend.operators.openapi import OPERATOR_TYPES, operator_paths
 from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE, MAX_REASON
 from rtprov.frontend.schemas import Envelope, Problem, Receipt, TaskAnswer, TasksAnswer
 from rtprov.order_body import RequestBody

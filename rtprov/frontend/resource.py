@@ -33,7 +33,7 @@ from rtprov.frontend.headers import (
     wait_for_end_s,
 )
 from rtprov.frontend.openapi import document_bytes
-from rtprov.frontend.operator_routes import OperatorRequests, add_operator_routes
+from rtprov.frontend.operators.routes import OperatorRequests, add_operator_routes
 from rtprov.frontend.priority import urgency
 from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.frontend.query_parameters import page as page_of

@@ -10,14 +10,14 @@ from rtprov.amqp.client.permissions import MayPublish
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.rpc import RpcClient
 from rtprov.amqp.client.service import Session
-from rtprov.frontend.broker_watch import BrokerWatch
-from rtprov.frontend.event_hub import EventHub
-from rtprov.frontend.operator_routes import OperatorRequests
+from rtprov.frontend.operators.broker_watch import BrokerWatch
+from rtprov.frontend.operators.event_hub import EventHub
+from rtprov.frontend.operators.routes import OperatorRequests
+from rtprov.frontend.operators.summary import Summaries
+from rtprov.frontend.operators.task_search import TaskSearches
 from rtprov.frontend.readiness import readiness_of_frontend
 from rtprov.frontend.resource import Frontend
-from rtprov.frontend.summary import Summaries
 from rtprov.frontend.task_publisher import TaskPublisher
-from rtprov.frontend.tasks import TaskRequests
 from rtprov.interfaces import Sealer
 from rtprov.messaging.environment import (
     CONFIRM_DEADLINE_S,
@@ -114,7 +114,7 @@ class FrontendService(Service):
             readiness=self.readiness,
             operators=OperatorRequests(
                 summaries,
-                TaskRequests(reports=reports, directory=directory, clock=clock),
+                TaskSearches(reports=reports, directory=directory, clock=clock),
                 self.events,
             ),
             sealer=sealer,

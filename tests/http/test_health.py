@@ -62,11 +62,14 @@ class OfAFrontend(FrontendTestCase):
         self.assertEqual((self.ask("GET", "/livez").status, self.probes), (200, 1))
 
     def test_an_error_of_ours(self) -> None:
-        """If the probe raises an unexpected error, the process is not ready, and the answer does
-        not contain the error.
+        """If the probe raises an unexpected error, the process is not ready. The error is logged
+        once, and the answer does not contain it.
         """
         self.unready = ZeroDivisionError("secret")
-        self.assertError(self.ask("GET", "/readyz"), 503, "Not ready: an unexpected error")
+        for _ in range(3):
+            self.assertError(self.ask("GET", "/readyz"), 503, "Not ready: an unexpected error")
+            self.clock.advance(1.0)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class Alone(WebTestCase):

@@ -8,11 +8,11 @@ from typing import TypeVar
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
 
-from rtprov.frontend.event_hub import EventHub
-from rtprov.frontend.operator_routes import OperatorRequests
+from rtprov.frontend.operators.event_hub import EventHub
+from rtprov.frontend.operators.routes import OperatorRequests
+from rtprov.frontend.operators.summary import Summaries
+from rtprov.frontend.operators.task_search import TaskSearches
 from rtprov.frontend.resource import Frontend
-from rtprov.frontend.summary import Summaries
-from rtprov.frontend.tasks import TaskRequests
 from rtprov.intervals import Interval
 from rtprov.journal.search import Search
 from rtprov.journal.store import Store
@@ -240,7 +240,7 @@ class FrontendTestCase(WebTestCase):
             readiness=self.readiness,
             operators=OperatorRequests(
                 summaries,
-                TaskRequests(reports=self.reports, directory=self.directory, clock=self.reactor),
+                TaskSearches(reports=self.reports, directory=self.directory, clock=self.reactor),
                 self.hub,
             ),
             sealer=PlainSealer(),

@@ -15,7 +15,7 @@ from rtprov.http.request import admission_of
 if TYPE_CHECKING:
     from twisted.web.iweb import IRequest
 
-    from rtprov.frontend.event_hub import EventHub
+    from rtprov.frontend.operators.event_hub import EventHub
 
 AGAIN_AFTER_S = 10
 RECONNECT_MS = 2000
@@ -49,7 +49,7 @@ async def answer_events(request: IRequest, hub: EventHub) -> bytes:
 
 @implementer(IPushProducer)
 class _Stream:
-    """One listener; see `rtprov.frontend.event_hub.Listener`."""
+    """One listener; see `rtprov.frontend.operators.event_hub.Listener`."""
 
     def __init__(self, request: IRequest, hub: EventHub) -> None:
         self._request = request

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults
 
-from rtprov.frontend.operator_schemas import (
+from rtprov.frontend.operators.schemas import (
     BrokerDocument,
     EndedDocument,
     EndedLatelyDocument,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from rtprov.frontend.broker_watch import BrokerState
+    from rtprov.frontend.operators.broker_watch import BrokerState
     from rtprov.interfaces import ShardReports
     from rtprov.reports import EndedCounts, ShardSummary
 

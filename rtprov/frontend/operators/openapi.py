@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtprov.frontend.events import MAX_ID_LENGTH
 from rtprov.frontend.openapi_parts import header, make_operation, parameter
-from rtprov.frontend.operator_schemas import (
+from rtprov.frontend.operators.events import MAX_ID_LENGTH
+from rtprov.frontend.operators.schemas import (
     FailuresAnswer,
     FoundAnswer,
     SummaryAnswer,
     SummaryDocument,
 )
+from rtprov.frontend.operators.task_filters import (
+    CURSOR_PATTERN,
+    MAX_TEXT,
+    MAX_VALUES,
+    TIME_PATTERN,
+)
 from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE
-from rtprov.frontend.task_filters import CURSOR_PATTERN, MAX_TEXT, MAX_VALUES, TIME_PATTERN
 from rtprov.reports import STATES
 
 OPERATOR_TYPES = (SummaryAnswer, SummaryDocument, FoundAnswer, FailuresAnswer)

@@ -6,7 +6,7 @@ from datetime import date
 
 from attrs import evolve
 
-from rtprov.frontend import event_hub
+from rtprov.frontend.operators import event_hub
 from rtprov.http.admission import Admission
 from rtprov.http.site import JsonSite
 from rtprov.model import Active, EquipmentState, Finished, Requested, State

@@ -16,11 +16,16 @@ from twisted.python.failure import Failure
 
 from rtprov.errors import BrokerError, NoReply, NoWorker, TaskNotFound, TooManyRequests
 from rtprov.frontend.deadline import by, deadline_of
-from rtprov.frontend.download import ClientStalled, StreamedBody
-from rtprov.frontend.operator_schemas import FailureDocument, FailuresAnswer, FoundAnswer
+from rtprov.frontend.operators.download import ClientStalled, StreamedBody
+from rtprov.frontend.operators.schemas import FailureDocument, FailuresAnswer, FoundAnswer
+from rtprov.frontend.operators.task_filters import (
+    cursor_text,
+    failures_filter,
+    search_page,
+    task_filter,
+)
 from rtprov.frontend.query_parameters import arguments_of
 from rtprov.frontend.schemas import TaskDocument, task_document, time_text
-from rtprov.frontend.task_filters import cursor_text, failures_filter, search_page, task_filter
 from rtprov.http.request import abort_connection
 from rtprov.http.responses import answer, encode
 from rtprov.model import State
@@ -54,7 +59,7 @@ COLUMNS = [
 ]
 
 
-class TaskRequests:
+class TaskSearches:
     """Answers the requests for tasks of all devices.
 
     `reports` asks the workers, `directory` finds single tasks.

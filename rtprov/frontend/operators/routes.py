@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from rtprov.frontend.events import answer_events
-from rtprov.frontend.operator_schemas import SummaryAnswer
+from rtprov.frontend.operators.events import answer_events
+from rtprov.frontend.operators.schemas import SummaryAnswer
 from rtprov.frontend.query_parameters import arguments_of, no_parameters
 from rtprov.http.responses import answer
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from klein import Klein
     from twisted.web.iweb import IRequest
 
-    from rtprov.frontend.event_hub import EventHub
-    from rtprov.frontend.summary import Summaries
-    from rtprov.frontend.tasks import TaskRequests
+    from rtprov.frontend.operators.event_hub import EventHub
+    from rtprov.frontend.operators.summary import Summaries
+    from rtprov.frontend.operators.task_search import TaskSearches
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class OperatorRequests:
     """What answers the requests of operators."""
 
     summaries: Summaries
-    tasks: TaskRequests
+    tasks: TaskSearches
     events: EventHub
 
 

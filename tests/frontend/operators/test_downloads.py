@@ -7,7 +7,7 @@ import json
 from twisted.internet.defer import Deferred, fail
 
 from rtprov.errors import NoReply
-from rtprov.frontend import tasks
+from rtprov.frontend.operators import task_search
 from rtprov.model import Requested
 from rtprov.reports import Cursor, FoundTasks, TaskFilter
 from tests.support.front import FakeReports, FrontendTestCase
@@ -62,7 +62,7 @@ class Downloads(FrontendTestCase):
         """Nothing is asked for while the client does not read; then the download goes on."""
         client = self.begin()
         asked = self.counted.searches
-        self.assertLess(asked * tasks.PIECE, COUNT // 2)
+        self.assertLess(asked * task_search.PIECE, COUNT // 2)
         self.network.advance(50)
         self.assertEqual(self.counted.searches, asked)
         self.assertLess(len(client.received), HIGH_WATER)
@@ -102,7 +102,7 @@ class Downloads(FrontendTestCase):
 
     def test_too_many(self) -> None:
         """Further downloads are told when to come again."""
-        clients = [self.begin() for _ in range(tasks.MAX_DOWNLOADS)]
+        clients = [self.begin() for _ in range(task_search.MAX_DOWNLOADS)]
         refused = self.ask("GET", CSV)
         self.assertError(refused, 429)
         self.assertEqual(refused.header("Retry-After"), "5")

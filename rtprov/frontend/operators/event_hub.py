@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from rtprov.frontend.operator_schemas import SummaryDocument
-    from rtprov.frontend.summary import Summaries
+    from rtprov.frontend.operators.schemas import SummaryDocument
+    from rtprov.frontend.operators.summary import Summaries
     from rtprov.interfaces import ShardReports
     from rtprov.reports import FoundTask
 
