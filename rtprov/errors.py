@@ -163,7 +163,10 @@ class CredentialsUnknown(RtprovError):
 
 
 class CredentialsExpired(CredentialsUnknown):
-    """The request's token is in the tokens file, and its last day has passed."""
+    """The request's token is in the tokens file, and its last day has passed.
+
+    `why` is the reason in the audit line.
+    """
 
     detail = "The credentials are not valid: the token has expired"
 
@@ -173,21 +176,21 @@ class CredentialsExpired(CredentialsUnknown):
 
 
 class Forbidden(RtprovError):
-    """The client is known, but its role `has` is too low; `needed` is the lowest role allowed."""
+    """The client is known, but its `role` is too low; `role_needed` is the lowest role allowed."""
 
     def __init__(
-        self, needed: str, has: str, why: str = "These credentials do not allow this request"
+        self, role_needed: str, role: str, why: str = "These credentials do not allow this request"
     ) -> None:
-        super().__init__(f"{why}: it needs the role {needed}, and they have the role {has}")
+        super().__init__(f"{why}: it needs the role {role_needed}, and they have the role {role}")
 
 
 class NotYours(Forbidden):
-    """The task belongs to another caller; the client's role `has` covers only its own tasks."""
+    """The task belongs to another caller; the client's `role` covers only its own tasks."""
 
-    def __init__(self, has: str) -> None:
+    def __init__(self, role: str) -> None:
         super().__init__(
             "operate",
-            has,
+            role,
             "These credentials do not allow this request, because the task belongs to another"
             " caller",
         )

@@ -82,7 +82,7 @@ class Completions(Protocol):
         """Fire with the task's final state, or with None after `wait_s` seconds.
 
         With None, the Deferred may fire up to 0.1 s early, and never late. When the front end
-        stops, it fires at once with None. It never fails.
+        stops, it fires at once with None. It never fails. Cancelling it ends the wait.
         """
 
 
@@ -92,7 +92,7 @@ class StatusSource(Protocol):
     def status(self, task_id: str, equipment_id: str) -> Deferred[State | None]:
         """Fire with the task's state, or None if this equipment has no such task.
 
-        Fails with `NoWorker`, `NoReply` or `BrokerUnavailable`. Fires within 5 s.
+        Fails with `NoWorker`, `NoReply`, `BrokerUnavailable` or `Overloaded`. Fires within 5 s.
         """
 
 
@@ -144,7 +144,7 @@ class Sealer(Protocol):
         """Return a fingerprint of a task's body, as ASCII text.
 
         With the keys, one can check whether another body of the same task is equal. Without them,
-        the fingerprint reveals nothing about the body.
+        the fingerprint reveals nothing about the body. Raises `NotReady` if there is no key yet.
         """
 
     def matches(self, fingerprint: str, task_id: str, body: bytes) -> bool:

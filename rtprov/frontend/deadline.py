@@ -21,6 +21,6 @@ def deadline_of(request: IRequest) -> float:
     return arrived_at(request) + DEADLINE_S
 
 
-def by(deadline: float, step: Deferred[T], clock: IReactorTime) -> Deferred[T]:
+def with_deadline(deadline: float, step: Deferred[T], clock: IReactorTime) -> Deferred[T]:
     """Let `step` fail with Twisted's `TimeoutError` if it has not fired at the deadline."""
     return step.addTimeout(max(0.0, deadline - clock.seconds()), clock)

@@ -36,7 +36,7 @@ def arguments_of(target: bytes) -> dict[bytes, list[bytes]]:
     return arguments
 
 
-def parameters(
+def parse_parameters(
     arguments: Mapping[bytes, Sequence[bytes]], expected: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the values of the query parameters `arguments`, as `arguments_of` returns them.
@@ -71,12 +71,12 @@ _REASON = {"reason": f"expected a text of 1 to {MAX_REASON} characters"}
 
 def no_parameters(arguments: Mapping[bytes, Sequence[bytes]]) -> None:
     """Raise `InvalidQuery` if there are any query parameters."""
-    parameters(arguments, {})
+    parse_parameters(arguments, {})
 
 
-def page(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[int, str | None]:
+def parse_page(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[int, str | None]:
     """Return ``limit`` and ``before`` of a request for a list of tasks. Raises `InvalidQuery`."""
-    values = parameters(arguments, _PAGE)
+    values = parse_parameters(arguments, _PAGE)
     limit, before = values.get("limit", str(DEFAULT_PAGE)), values.get("before")
     if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
         raise InvalidQuery(f"limit: {_PAGE['limit']}")
@@ -85,13 +85,13 @@ def page(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[int, str | None]:
     return int(limit), before
 
 
-def reason(arguments: Mapping[bytes, Sequence[bytes]]) -> str | None:
+def parse_reason(arguments: Mapping[bytes, Sequence[bytes]]) -> str | None:
     """Return the ``reason`` for the audit line, or None if the client gives none.
 
     Characters that are not printable are replaced by U+FFFD, so the audit line stays one line.
     Raises `InvalidQuery`.
     """
-    text = parameters(arguments, _REASON).get("reason")
+    text = parse_parameters(arguments, _REASON).get("reason")
     if text is None:
         return None
     if len(text) > MAX_REASON:

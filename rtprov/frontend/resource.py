@@ -24,7 +24,7 @@ from rtprov.errors import (
     TaskMalformed,
     TaskNotFound,
 )
-from rtprov.frontend.deadline import DEADLINE_S, by, deadline_of
+from rtprov.frontend.deadline import DEADLINE_S, deadline_of, with_deadline
 from rtprov.frontend.final_states import FinalStates
 from rtprov.frontend.headers import (
     answered_within_s,
@@ -35,9 +35,7 @@ from rtprov.frontend.headers import (
 from rtprov.frontend.openapi import document_bytes
 from rtprov.frontend.operators.routes import OperatorRequests, add_operator_routes
 from rtprov.frontend.priority import urgency
-from rtprov.frontend.query_parameters import arguments_of, no_parameters
-from rtprov.frontend.query_parameters import page as page_of
-from rtprov.frontend.query_parameters import reason as reason_of
+from rtprov.frontend.query_parameters import arguments_of, no_parameters, parse_page, parse_reason
 from rtprov.frontend.schemas import TaskAnswer, TasksAnswer, task_document
 from rtprov.frontend.session_routes import add_session_routes
 from rtprov.frontend.static_files import answer_file
@@ -228,7 +226,7 @@ class Frontend:
             task_id,
             equipment_id,
             caller_of(request),
-            reason_of(_arguments(request)),
+            parse_reason(_arguments(request)),
             deadline_of(request),
         )
         # A GET may be answered by a replica that has not seen the cancellation yet.
@@ -254,7 +252,7 @@ class Frontend:
     async def _list(self, request: IRequest, equipment_id: str) -> bytes:
         if not is_equipment_id(equipment_id):
             raise EquipmentMalformed
-        limit, before = page_of(_arguments(request))
+        limit, before = parse_page(_arguments(request))
         tasks = await self.in_time(
             request, self._directory.tasks_of(equipment_id, before, limit + 1)
         )
@@ -304,7 +302,7 @@ class Frontend:
 
     def in_time(self, request: IRequest, asked: Deferred[T]) -> Deferred[T]:
         """Let `asked` fail with `NoReply` if the request must be answered before."""
-        return by(deadline_of(request), asked, self._clock).addErrback(_too_late)
+        return with_deadline(deadline_of(request), asked, self._clock).addErrback(_too_late)
 
     async def _ask(self, task_id: str, equipment_id: str, deadline: float) -> State | None:
         """Ask a worker for the task's state.
@@ -314,7 +312,7 @@ class Frontend:
         began = self._clock.seconds()
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
         try:
-            state = await by(deadline, asked, self._clock)
+            state = await with_deadline(deadline, asked, self._clock)
         except TimeoutError:
             raise _TooSlow("The worker did not return the task's status in time") from None
         self.status_seconds.observe(self._clock.seconds() - began)

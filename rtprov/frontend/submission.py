@@ -47,7 +47,7 @@ from rtprov.frontend.audit import (
     note,
     note_cancellation,
 )
-from rtprov.frontend.deadline import by
+from rtprov.frontend.deadline import with_deadline
 from rtprov.metrics.counting import Counts
 from rtprov.model import DEFAULT_URGENCY, Details, State, Task, keyed_task_id
 from rtprov.security.tokens import Role
@@ -123,7 +123,9 @@ class TaskSubmission:
                 traceparent=publish,
             )
             try:
-                await by(deadline, audited(self._tasks.submit(task), task, caller), self._clock)
+                await with_deadline(
+                    deadline, audited(self._tasks.submit(task), task, caller), self._clock
+                )
             except TimeoutError:
                 raise Unconfirmed("The broker did not confirm the task in time") from None
         self.accepted.add(caller)
@@ -306,7 +308,7 @@ class TaskSubmission:
         """Ask a replica for the task. Raises `NoWorker` and `BrokerError`."""
         asked = self._directory.details(task_id, equipment_id, barrier=barrier)
         try:
-            return await by(deadline, asked, self._clock)
+            return await with_deadline(deadline, asked, self._clock)
         except TimeoutError:
             raise NoReply("The worker did not answer in time") from None
 
@@ -316,7 +318,7 @@ class TaskSubmission:
         Raises `Undecided` if the message may be in the journal, and another error if it is not.
         """
         try:
-            await by(deadline, published, self._clock)
+            await with_deadline(deadline, published, self._clock)
         except (BrokerUnavailable, Overloaded, Unroutable):
             raise
         except (BrokerError, TimeoutError):

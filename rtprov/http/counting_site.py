@@ -43,7 +43,7 @@ class CountingSite(JsonSite):
         self._waiting: list[Deferred[None]] = []
 
     def when_idle(self) -> Deferred[None]:
-        """Fire when no request is in progress any more."""
+        """Fire when the last request in progress ends; not before that if there is none now."""
         idle: Deferred[None] = Deferred()
         self._waiting.append(idle)
         return idle

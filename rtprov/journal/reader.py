@@ -35,7 +35,7 @@ class JournalReader:
     async def read(self, connection: AmqpConnection, offsets: Iterable[int]) -> dict[int, Delivery]:
         """Return the messages at these offsets, except those that the broker has deleted.
 
-        Raises `BrokerError`.
+        Raises `BrokerError`, also if the broker takes too long.
         """
         found: dict[int, Delivery] = {}
         stretches = _neighbours(sorted(set(offsets)))

@@ -61,7 +61,7 @@ async def save(
     """Write a backup of a broker; return the numbers of shards and of events.
 
     `at` is the time of day, in seconds since the epoch. Raises `ConfigurationError` if rtprov has
-    not run on the broker or its tasks are being moved, and `BrokerError`.
+    not run on the broker or its tasks are being moved, `BrokerError`, and OSError of the file.
     """
     count = await _count(side)
     out.write(_line({"rtprov": "backup", "v": VERSION, "shards": count, "at": at}))
@@ -228,7 +228,7 @@ class Restore:
         self._say = say
 
     async def run(self) -> None:
-        """Publish everything. Raises `ConfigurationError` or `BrokerError`."""
+        """Publish everything. Raises `ConfigurationError`, `BrokerError`, OSError of the file."""
         contents = examine(self._file, self._name)
         connection = self._side.connection
         mark = Remembered(contents.shards, MOVING)

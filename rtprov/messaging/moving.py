@@ -84,7 +84,10 @@ class Move:
         self._arrival: Deferred[None] | None = None
 
     async def run(self, marker: str) -> int:
-        """Move all present messages; return their number. Raises `BrokerError`."""
+        """Move all present messages; return their number.
+
+        `marker` is an id that no other move has. Raises `BrokerError`.
+        """
         mark = Basic.Properties(delivery_mode=2, headers={MARKER: marker})
         await self._publisher.publish("", self.queue, b"{}", properties=mark)
         channel = await self._connection.open_channel()

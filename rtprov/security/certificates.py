@@ -62,7 +62,10 @@ def load_certificates(path: Path) -> list[Certificate]:
 
 
 def load_trust_root(path: Path) -> Any:  # Twisted's interface for it is private
-    """Return the CAs of a PEM file as a trust root for `CertificateOptions`."""
+    """Return the CAs of a PEM file as a trust root for `CertificateOptions`.
+
+    Raises `ConfigurationError`.
+    """
     return trustRootFromCertificates(load_certificates(path))
 
 

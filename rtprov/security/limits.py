@@ -38,7 +38,7 @@ def network_of(host: str | None) -> str:
 class Rate:
     """Allows each client `per_s` requests a second on average, in bursts of one second's worth.
 
-    A burst is at least one request. A refused request does not count.
+    `per_s` is more than 0. A burst is at least one request. A refused request does not count.
 
     This is the generic cell rate algorithm. The class stores one time for each client. Each
     accepted request moves it forward by 1 / `per_s` seconds, from now at the earliest. A request

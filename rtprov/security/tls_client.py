@@ -213,6 +213,7 @@ class VerifiedServers(Files):
     def server(self, host: str, port: int = 0) -> VerifiedServer:
         """Return the TLS side of one connection to `host`, with the files as last loaded.
 
-        Connections to the same host and port share what was learnt of the server.
+        Connections to the same host and port share what was learnt of the server. Raises ValueError
+        if `host` is neither a host name nor an address.
         """
         return VerifiedServer(self._options, host, self.known(host, port))

@@ -51,7 +51,7 @@ def log_ready(
 
 
 def all_connected(connections: Sequence[BrokerConnection]) -> Deferred[Any]:
-    """Return a Deferred that fires once each connection is up."""
+    """Return a Deferred that fires once each connection is up; never, if one is stopped before."""
     return gatherResults(
         [connection.when_connected() for connection in connections], consumeErrors=True
     )

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from rtprov.errors import CredentialsExpired, Forbidden
-from rtprov.frontend.query_parameters import reason as reason_of
+from rtprov.frontend.query_parameters import parse_reason
 from rtprov.http.admission import Admission, Caller
 from rtprov.http.site import JsonSite
 from rtprov.model import Requested, State
@@ -180,4 +180,4 @@ class Ownership(FrontendTestCase):
         self.assertEqual(
             self.by("billing", "DELETE", f"{GET_PATH}?reason={'%D0%96' * 198}%0A%C2%84").status, 200
         )
-        self.assertEqual(reason_of({b"reason": ["Ж\n\x84b".encode()]}), "Ж\ufffd\ufffdb")
+        self.assertEqual(parse_reason({b"reason": ["Ж\n\x84b".encode()]}), "Ж\ufffd\ufffdb")

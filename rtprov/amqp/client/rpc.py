@@ -180,9 +180,9 @@ async def serve(
     """Reply to the requests in `queue`. Return the consumer tag.
 
     `handler` is called with the body of a request and returns the body of the reply. At most
-    `prefetch` handlers run at a time. If a handler raises, the error is logged and the request is
-    dropped; its caller times out. When the channel is closed, running handlers are cancelled.
-    Raises `BrokerError`.
+    `prefetch` (1 to 65535) handlers run at a time. If a handler raises, the error is logged and the
+    request is dropped; its caller times out. When the channel is closed, running handlers are
+    cancelled. Raises `BrokerError`.
     """
 
     async def once(body: bytes, reply: Reply) -> None:

@@ -154,10 +154,16 @@ class Storage(Protocol):
         """
 
     def commit(self) -> Deferred[None]:
-        """Write all changes recorded so far. The Deferred fires once they are on disk."""
+        """Write all changes recorded so far. The Deferred fires once they are on disk.
+
+        That may take as long as the disk cannot be written. It never fires after `close`.
+        """
 
     def close(self) -> Deferred[None]:
-        """Write the remaining changes and close the storage. It cannot be used afterwards."""
+        """Write the remaining changes and close the storage. It cannot be used afterwards.
+
+        The Deferred does not fire while the disk cannot be written.
+        """
 
 
 def ignore_trouble(_: str | None) -> None:

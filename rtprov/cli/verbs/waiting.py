@@ -78,7 +78,10 @@ def wait(session: Session, tasks: tuple[str, ...], timeout: float | None) -> Non
 async def wait_for(
     session: Session, connected: Connected, waited: list[Waited], timeout_s: float | None
 ) -> int:
-    """Wait for all tasks, show them, and return the exit status."""
+    """Wait for all tasks, show them, and return the exit status.
+
+    Raises `VerbFailed`; its status is `TIMED_OUT` after `timeout_s` seconds.
+    """
     progress = Progress(session.errors, len(waited), connected.clock.seconds)
     redraw = LoopingCall(lambda: progress.show(_counts(waited)))
     redraw.clock = connected.clock

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from rtprov.errors import InvalidQuery
-from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE, parameters
+from rtprov.frontend.query_parameters import DEFAULT_PAGE, MAX_PAGE, parse_parameters
 from rtprov.model import is_equipment_id, is_task_id
 from rtprov.reports import STATES, Cursor, TaskFilter
 
@@ -93,7 +93,7 @@ def _split(arguments: Arguments, others: Mapping[str, str]) -> tuple[TaskFilter,
     """Return the filter, and the values of the other parameters that are expected."""
     repeated = {name: _values(arguments.get(name.encode(), ()), name) for name in _REPEATED}
     once = {raw: each for raw, each in arguments.items() if raw.decode("latin-1") not in repeated}
-    values = parameters(once, {**_FILTERS, **others})
+    values = parse_parameters(once, {**_FILTERS, **others})
     wanted = TaskFilter(
         states=repeated["state"],
         callers=repeated["caller"],
