@@ -90,6 +90,11 @@ _VERBS = "rtprov.cli.verbs."
     },
 )
 @click.version_option(__version__, message="rtprov %(version)s")
+@click.option("--url", metavar="URL", help="Service B.")
+@click.option("--ca", metavar="FILE", help="CA of its certificate.")
+@click.option("--token-file", metavar="FILE", help="File with the bearer token.")
+@click.option("--certificate", metavar="FILE", help="Client certificate.")
+@click.option("--private-key", metavar="FILE", help="Its private key.")
 @click.option("--profile", metavar="NAME", help="Profile in ~/.config/rtprov.toml.")
 @click.option(
     "-o",
@@ -98,8 +103,10 @@ _VERBS = "rtprov.cli.verbs."
     help="Format of the output.  [default: table]",
 )
 @click.pass_context
-def main(ctx: click.Context, profile: str | None, output: str | None) -> None:
-    """Operate rtprov. Each verb has its own --help.
+def main(
+    ctx: click.Context, profile: str | None, output: str | None, **connection: str | None
+) -> None:
+    """Operate rtprov. Each verb has its own --help. The options may also follow the verb.
 
     A verb that asks service B finds it at --url, else at $RTPROV_API_URL, else in the profile of
     ~/.config/rtprov.toml, else at https://localhost:8443 with certs/ca.pem in the current folder.
@@ -108,6 +115,7 @@ def main(ctx: click.Context, profile: str | None, output: str | None) -> None:
     out of reach; 6 timed out while waiting.
     """
     ctx.meta["rtprov.profile"], ctx.meta["rtprov.output"] = profile, output
+    ctx.meta["rtprov.connection"] = connection
 
 
 @main.group()

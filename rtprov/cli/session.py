@@ -148,6 +148,8 @@ def asks_service_b(function: F) -> F:
             "certificate": certificate,
             "private_key": private_key,
         }
+        before_verb = ctx.meta.get("rtprov.connection", {})
+        given = {name: value or before_verb.get(name) for name, value in given.items()}
         session = Session(
             ctx.obj if ctx.obj is not None else Process(),
             output,

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 
-from tests.support.cli_case import VerbTestCase
+from tests.support.cli_case import URL, VerbTestCase
 from tests.support.fake_front_end import Canned, task_document
 
 
@@ -31,6 +31,14 @@ class Lists(VerbTestCase):
                 ],
             ),
         )
+
+    def test_connection_before_the_verb(self) -> None:
+        """The options of the connection may stand before the verb; those after it count first."""
+        self.process.environ = {"RTPROV_API_URL": "https://elsewhere"}
+        self.verb("--url", URL, "--ca", "a.pem", "tasks")
+        self.verb("--url", "https://elsewhere", "tasks", "--url", URL, "--ca", "b.pem")
+        self.assertEqual(len(self.front.requests), 2)
+        self.assertEqual([f"{each.ca}" for each in self.process.profiles], ["a.pem", "b.pem"])
 
     def test_table(self) -> None:
         """A table has a heading, a row for each task, and no control characters."""
