@@ -22,7 +22,7 @@ from twisted.web.http_headers import Headers
 
 from rtprov import __version__
 from rtprov.cli.body import BodyStream, Stalled, TooLong, read_all
-from rtprov.cli.failures import OutOfReach, VerbFailed, status_of
+from rtprov.cli.failures import OutOfReach, Status, VerbFailed, status_of
 from rtprov.network.hosts import for_treq
 
 if TYPE_CHECKING:
@@ -268,7 +268,12 @@ class Api:
             following = document.get("next")
             if not following:
                 break
-            before = cursor_of(following)
+            reached, before = before, cursor_of(following)
+            if before in (None, reached):  # it would be asked for the same page without end
+                raise VerbFailed(
+                    f"service B named the page that it had just sent as the next: {following}",
+                    Status.OUT_OF_REACH,
+                )
             left = None if left is None else left - len(tasks)
         self.tell_incomplete(missing)
 

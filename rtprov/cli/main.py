@@ -104,7 +104,7 @@ _VERBS = "rtprov.cli.verbs."
 )
 @click.pass_context
 def main(
-    ctx: click.Context, profile: str | None, output: str | None, **connection: str | None
+    ctx: click.Context, /, profile: str | None, output: str | None, **connection: str | None
 ) -> None:
     """Operate rtprov. Each verb has its own --help. The options may also follow the verb.
 

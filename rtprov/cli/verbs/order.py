@@ -130,7 +130,10 @@ def _body(options: dict[str, Any]) -> bytes:
             "timeoutInSeconds": options["timeout_in_seconds"],
             "parameters": [{name: value} for name, value in parts.items()],
         }
-        return json.dumps(document, ensure_ascii=False).encode()
+        try:
+            return json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise VerbFailed("a parameter is not valid UTF-8", Status.USAGE) from None
     if parts:
         raise VerbFailed("--body is the whole body: give no parameters beside it", Status.USAGE)
     body: bytes = options["body"].read(MAX_BODY_BYTES + 1)

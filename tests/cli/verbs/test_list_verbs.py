@@ -78,6 +78,15 @@ class Lists(VerbTestCase):
             self.assertEqual(shown, [task_document(1)])
             self.assertEqual(dict(self.front.requests[-1].query)["before"], "abc")
 
+    def test_the_same_page_again(self) -> None:
+        """A list whose next page is the one that was just sent, or none at all, is an error."""
+        for following in ("/api/v1/tasks?before=x", "/api/v1/tasks"):
+            page = {"code": 200, "tasks": [task_document(1)], "next": following}
+            self.front.answers += [Canned(200, page), Canned(200, page)]
+            self.verb("tasks", "--all", status=5)
+            self.assertIn(following, self.errors)
+            self.front.answers.clear()
+
     def test_download(self) -> None:
         """All tasks as CSV or JSONL are one request, whose bytes are passed on."""
         self.front.tasks = [task_document(number) for number in range(250)]
@@ -110,8 +119,8 @@ class Lists(VerbTestCase):
     def test_incomplete_pages(self) -> None:
         """What any of the pages lacks is named once, also if --limit ends the list."""
         pages = [["1of2"], ["1of2", "0of2 before 2026-11-03T08:15:00.000Z"]]
-        for incomplete in pages:
-            following = "/api/v1/tasks?limit=10&before=abc"
+        for number, incomplete in enumerate(pages):
+            following = f"/api/v1/tasks?limit=10&before={number}"
             tasks = [task_document(number) for number in range(10)]
             document = {"tasks": tasks, "next": following, "incomplete": incomplete}
             self.front.answers.append(Canned(200, document))

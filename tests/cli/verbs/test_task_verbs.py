@@ -56,6 +56,8 @@ class OneTask(SystemTestCase):
         self.verb("order", "ABC123456", status=2)
         self.verb("order", "ABC123456", "--vlan", "5000", status=2)
         self.assertIn("vlan: expected an integer from 1 to 4094", self.errors)
+        self.verb("order", "ABC123456", "--parameter", "note=\udcff", status=2)
+        self.assertIn("not valid UTF-8", self.errors)
 
     def test_failed(self) -> None:
         """A task that failed ends its verbs with 1; a device that A does not know, with 4."""
