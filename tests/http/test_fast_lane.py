@@ -25,10 +25,10 @@ from rtprov.model import State
 from tests.support.front import BODY, CPE, GET_PATH, ID, POST_PATH, TASK, FrontendTestCase
 from tests.support.memory import HIGH_WATER, MemoryTransport
 from tests.support.raw_http import chunked, request
-from tests.support.scale import FULL
+from tests.support.scale import FULL, QUICK, slow
 from tests.support.two_ways import ORDER, READ, Conversation
 
-EXAMPLES = 5000 if FULL else 300
+EXAMPLES = 5000 if FULL else 50 if QUICK else 300
 GET = request("GET", GET_PATH)
 POST = request("POST", POST_PATH, BODY)
 CLIENTS = {
@@ -344,8 +344,8 @@ class Differential(SynchronousTestCase):
     def compare(self, taken: list[Step], **options: Any) -> int:
         """Have a conversation on both ways. Return how many requests took the fast lane."""
         fast = Conversation(fast_lane=True, **options)
-        slow = Conversation(fast_lane=False, **options)
-        said, expected = fast.run(taken), slow.run(taken)
+        twisted = Conversation(fast_lane=False, **options)
+        said, expected = fast.run(taken), twisted.run(taken)
         self.flushLoggedErrors(KeyError)
         self.assertEqual(said, expected)
         return fast.routes.taken
@@ -373,6 +373,7 @@ class Differential(SynchronousTestCase):
 
         self.compare([prepare, lambda talk: talk.send(0, sent)])
 
+    @slow
     def test_cut_anywhere(self) -> None:
         """A stream of requests, cut at each of its bytes."""
         for data in (
