@@ -202,6 +202,8 @@ class Attempts:
             job.withheld_s = (
                 self._store.withheld_s(task.task_id, self._wall_clock()) if view.attempts else 0.0
             )
+        if not journalled and self._can_open(job):
+            return True
         while not self._can_open(job):
             if not await self._may_call(job):
                 return False
@@ -288,10 +290,12 @@ class Attempts:
         Raises `OutOfPatience` if the permit takes too long, `TooManyCrashes`, and what `_attempt`
         raises.
         """
-        if self._view(job).crash_count >= SUSPECT_AFTER and not await self._may_call(job):
-            # The task has ended elsewhere: it need not wait for the quarantine, nor be given up.
-            return None
         crash_count = self._view(job).crash_count
+        if crash_count >= SUSPECT_AFTER:
+            if not await self._may_call(job):
+                # It has ended elsewhere: it need not wait for the quarantine, nor be given up.
+                return None
+            crash_count = self._view(job).crash_count
         if crash_count >= GIVE_UP_AFTER:
             raise TooManyCrashes
         await self._quarantine.enter(crash_count)

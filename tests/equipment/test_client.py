@@ -107,6 +107,14 @@ class Calls(CallsTestCase):
             self.successResultOf(outcome)
         self.assertEqual(len(self.network.connections), 1)
 
+    def test_cookies(self) -> None:
+        """A cookie of A is not sent with later orders."""
+        for _ in range(2):
+            outcome = self.call()
+            self.say(http("200 OK", b'{"code": 200}', "Set-Cookie: session=device1"))
+            self.successResultOf(outcome)
+        self.assertNotIn(b"cookie", self.received.lower())
+
     def test_no_answer(self) -> None:
         """Without an answer within the deadline the task has failed, and the connection is
         closed.
