@@ -6,10 +6,11 @@ whether to make another one. `rtprov.equipment.answers` defines what answers mea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from http.cookiejar import CookieJar
+from typing import TYPE_CHECKING, Any, cast
 
 from hyperlink import EncodedURL
-from treq.client import HTTPClient, IndexableCookieJar
+from treq.client import HTTPClient
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -73,7 +74,7 @@ class HttpEquipment:
         self, *, agent: IAgent, base_url: str, clock: IReactorTime, wall_clock: Callable[[], float]
     ) -> None:
         self._cookies = _NoCookies()
-        self._client = HTTPClient(agent, self._cookies)
+        self._client = HTTPClient(agent, cast("Any", self._cookies))  # any `CookieJar` will do
         self._base_url, self._host = for_treq(base_url.rstrip("/"))
         self._clock = clock
         self._wall_clock = wall_clock
@@ -197,7 +198,7 @@ class HttpEquipment:
         return State.FAILED, str(wrong)
 
 
-class _NoCookies(IndexableCookieJar):
+class _NoCookies(CookieJar):
     """Keeps no cookie of an answer: it would be sent with the orders of other devices."""
 
     def add_cookie_header(self, request: object) -> None: ...

@@ -24,7 +24,7 @@ from rtprov.errors import (
     TaskMalformed,
     TaskNotFound,
 )
-from rtprov.frontend.deadline import DEADLINE_S, deadline_of, with_deadline
+from rtprov.frontend.deadline import DEADLINE_S, Deadlines, deadline_of
 from rtprov.frontend.final_states import FinalStates
 from rtprov.frontend.headers import (
     answered_within_s,
@@ -99,11 +99,12 @@ class Frontend:
         process_id: str | None = None,
         spans: Spans = NO_SPANS,
     ) -> None:
+        self._deadlines = Deadlines(clock)
         self._submission = TaskSubmission(
             tasks=tasks,
             directory=directory,
             sealer=sealer,
-            clock=clock,
+            deadlines=self._deadlines,
             new_task_id=new_task_id,
             wall_clock=wall_clock,
             process_id=process_id,
@@ -302,7 +303,7 @@ class Frontend:
 
     def in_time(self, request: IRequest, asked: Deferred[T]) -> Deferred[T]:
         """Let `asked` fail with `NoReply` if the request must be answered before."""
-        return with_deadline(deadline_of(request), asked, self._clock).addErrback(_too_late)
+        return self._deadlines.limit(asked, deadline_of(request)).addErrback(_too_late)
 
     async def _ask(self, task_id: str, equipment_id: str, deadline: float) -> State | None:
         """Ask a worker for the task's state.
@@ -312,7 +313,7 @@ class Frontend:
         began = self._clock.seconds()
         asked: Deferred[State | None] = self._statuses.status(task_id, equipment_id)
         try:
-            state = await with_deadline(deadline, asked, self._clock)
+            state = await self._deadlines.limit(asked, deadline)
         except TimeoutError:
             raise _TooSlow("The worker did not return the task's status in time") from None
         self.status_seconds.observe(self._clock.seconds() - began)
@@ -331,8 +332,8 @@ class Frontend:
         if self._running_status != 204:
             return body
         # A 204 has no content (RFC 9110 §15.3.5), so it has no headers that describe content.
-        request.responseHeaders.removeHeader("Content-Length")
-        request.responseHeaders.removeHeader("Content-Type")
+        request.responseHeaders.removeHeader(b"Content-Length")
+        request.responseHeaders.removeHeader(b"Content-Type")
         return b""
 
 

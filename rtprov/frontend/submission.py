@@ -47,7 +47,6 @@ from rtprov.frontend.audit import (
     note,
     note_cancellation,
 )
-from rtprov.frontend.deadline import with_deadline
 from rtprov.metrics.counting import Counts
 from rtprov.model import DEFAULT_URGENCY, Details, State, Task, keyed_task_id
 from rtprov.security.tokens import Role
@@ -56,8 +55,7 @@ from rtprov.tracing.spans import NO_SPANS, Spans
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from twisted.internet.interfaces import IReactorTime
-
+    from rtprov.frontend.deadline import Deadlines
     from rtprov.http.admission import Caller
     from rtprov.interfaces import Sealer, TaskQueries, TaskSink
 
@@ -75,7 +73,7 @@ class TaskSubmission:
         tasks: TaskSink,
         directory: TaskQueries,
         sealer: Sealer,
-        clock: IReactorTime,
+        deadlines: Deadlines,
         new_task_id: Callable[[], str],
         wall_clock: Callable[[], float],
         process_id: str | None = None,
@@ -84,7 +82,7 @@ class TaskSubmission:
         self._tasks = tasks
         self._directory = directory
         self._sealer = sealer
-        self._clock = clock
+        self._deadlines = deadlines
         self._new_task_id = new_task_id
         self._wall_clock = wall_clock
         self._process_id = process_id
@@ -118,13 +116,12 @@ class TaskSubmission:
             self._spans.span("publish", post, task_id) as publish,
         ):
             now = self._wall_clock()
-            task = evolve(
-                self._task(task_id, equipment_id, timeout_s, body, caller, now, urgency),
-                traceparent=publish,
+            task = self._task(
+                task_id, equipment_id, timeout_s, body, caller, now, urgency, traceparent=publish
             )
             try:
-                await with_deadline(
-                    deadline, audited(self._tasks.submit(task), task, caller), self._clock
+                await self._deadlines.limit(
+                    audited(self._tasks.submit(task), task, caller), deadline
                 )
             except TimeoutError:
                 raise Unconfirmed("The broker did not confirm the task in time") from None
@@ -159,10 +156,15 @@ class TaskSubmission:
             self._spans.span("POST", traceparent, task_id) as post,
             self._spans.span("publish", post, task_id) as publish,
         ):
-            task = evolve(
-                self._task(
-                    task_id, equipment_id, timeout_s, body, caller, now, urgency, fingerprint
-                ),
+            task = self._task(
+                task_id,
+                equipment_id,
+                timeout_s,
+                body,
+                caller,
+                now,
+                urgency,
+                fingerprint,
                 traceparent=publish,
             )
             known = await self._submit_if_needed(task, body, caller, deadline)
@@ -280,6 +282,8 @@ class TaskSubmission:
         now: float,
         urgency: int,
         fingerprint: str | None = None,
+        *,
+        traceparent: str | None,
     ) -> Task:
         return Task(
             task_id,
@@ -292,6 +296,7 @@ class TaskSubmission:
             accepted_by=self._process_id,
             key=self._sealer.key_id,
             urgency=urgency,
+            traceparent=traceparent,
         )
 
     def _has_body(self, known: Details, task_id: str, body: bytes) -> bool:
@@ -308,7 +313,7 @@ class TaskSubmission:
         """Ask a replica for the task. Raises `NoWorker` and `BrokerError`."""
         asked = self._directory.details(task_id, equipment_id, barrier=barrier)
         try:
-            return await with_deadline(deadline, asked, self._clock)
+            return await self._deadlines.limit(asked, deadline)
         except TimeoutError:
             raise NoReply("The worker did not answer in time") from None
 
@@ -318,7 +323,7 @@ class TaskSubmission:
         Raises `Undecided` if the message may be in the journal, and another error if it is not.
         """
         try:
-            await with_deadline(deadline, published, self._clock)
+            await self._deadlines.limit(published, deadline)
         except (BrokerUnavailable, Overloaded, Unroutable):
             raise
         except (BrokerError, TimeoutError):

@@ -37,7 +37,7 @@ from rtprov.http.request import MAX_BODY_BYTES
 from rtprov.http.responses import answer_error, phrase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from klein import Klein
     from twisted.web.iweb import IRequest
@@ -225,6 +225,19 @@ class FastLaneChannel(LimitedChannel):
         self.timeOut = cast("int", self.site.timeout_s)
 
 
+class AnswerFields(dict[bytes, bytes]):
+    """The header fields of an answer: the part of `Headers` that `rtprov` uses.
+
+    Names have their usual form, such as ``Retry-After``. No value has a line break.
+    """
+
+    def setRawHeaders(self, name: bytes, values: Sequence[bytes]) -> None:
+        (self[name],) = values
+
+    def removeHeader(self, name: bytes) -> None:
+        self.pop(name, None)
+
+
 class PlainRequest:
     """A plain request, as a handler sees it: the part of `IRequest` that `rtprov` uses.
 
@@ -252,7 +265,7 @@ class PlainRequest:
         self.code = 200
         self.method, self.path, self.requestHeaders, body = head
         self.content = io.BytesIO(body)
-        self.responseHeaders = Headers()
+        self.responseHeaders = AnswerFields()
         self.setHeader(b"Server", b"rtprov")
         self.setHeader(b"Date", _date(int(time.time())))
 
@@ -281,7 +294,7 @@ class PlainRequest:
         self.code = code
 
     def setHeader(self, name: bytes, value: bytes) -> None:
-        self.responseHeaders.setRawHeaders(name, [value])
+        self.responseHeaders[name] = value
 
     def note_refusal(self, status: int, error: BaseException) -> None:
         """Called by `answer_error` when the answer is an error of the table."""
@@ -310,11 +323,10 @@ class PlainRequest:
             return  # the connection was lost
         if channel.site.traffic is not None:
             channel.site.traffic.answered(self.path, self.code, self.arrived_at)
-        head = [b"HTTP/1.1 %d %b\r\n" % (self.code, phrase(self.code).encode())]
-        for name, values in self.responseHeaders.getAllRawHeaders():
-            head.extend(b"%b: %b\r\n" % (name, value) for value in values)
-        head.append(b"\r\n")
+        parts = [b"HTTP/1.1 %d %b\r\n" % (self.code, phrase(self.code).encode())]
+        parts += [b"%b: %b\r\n" % field for field in self.responseHeaders.items()]
+        parts.append(b"\r\n")
         if self.code not in NO_BODY_CODES:
-            head.append(body)
-        channel.write_now(b"".join(head))
+            parts.append(body)
+        channel.write_now(b"".join(parts))
         channel.plain_done()

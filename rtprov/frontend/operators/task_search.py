@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtprov.errors import BrokerError, NoReply, NoWorker, TaskNotFound, TooManyRequests
-from rtprov.frontend.deadline import deadline_of, with_deadline
+from rtprov.frontend.deadline import Deadlines, deadline_of
 from rtprov.frontend.operators.download import ClientStalled, StreamedBody
 from rtprov.frontend.operators.schemas import FailureDocument, FailuresAnswer, FoundAnswer
 from rtprov.frontend.operators.task_filters import (
@@ -73,13 +73,14 @@ class TaskSearches:
         self._reports = reports
         self._directory = directory
         self._clock = clock
+        self._deadlines = Deadlines(clock)
         self._downloads = 0
 
     async def page(self, request: IRequest) -> bytes:
         """Answer with one page of tasks. Raises `InvalidQuery`, `NoWorker`, `BrokerError`."""
         searched = Deferred.fromCoroutine(self._page(request))
         try:
-            return await with_deadline(deadline_of(request), searched, self._clock)
+            return await self._deadlines.limit(searched, deadline_of(request))
         except TimeoutError:
             raise NoReply("The worker did not answer in time") from None
 
