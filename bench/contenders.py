@@ -170,6 +170,12 @@ class Processes:
                 time.sleep(0.05)
 
 
+def environment_of(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for the processes: this one's, without options of rtprov."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RTPROV_")}
+    return {**kept, "PYTHONPATH": f"{HERE.parent}", **settings}
+
+
 @contextlib.contextmanager
 def processes(folder: Path, environment: Mapping[str, str]) -> Iterator[Processes]:
     made = Processes(folder, environment)
@@ -193,14 +199,14 @@ async def running(
         make_development_set(folder)
         port, a_port, spare = free_ports(3)
         setting = Setting(folder, broker, port, a_port, spare, delay_s, concurrency, python)
-        environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("RTPROV_")},
-            "PYTHONPATH": f"{HERE.parent}",
-            "BROKER": broker,
-            "A_URL": f"https://localhost:{a_port}",
-            "CA": f"{folder / 'ca.pem'}",
-            "CONCURRENCY": f"{concurrency}",
-        }
+        environment = environment_of(
+            {
+                "BROKER": broker,
+                "A_URL": f"https://localhost:{a_port}",
+                "CA": f"{folder / 'ca.pem'}",
+                "CONCURRENCY": f"{concurrency}",
+            }
+        )
         tls = ssl.create_default_context(cafile=folder / "ca.pem")
         with processes(folder, environment) as made:
             a = []

@@ -5,12 +5,21 @@ had them meanwhile.
 from __future__ import annotations
 
 import tracemalloc
+from typing import cast
 
+from attrs import define
+
+from rtprov.amqp.client.channel import AmqpChannel
 from rtprov.errors import EquipmentUnreachable
 from rtprov.messaging.event_messages import encode_task
 from rtprov.model import Finished, Requested, Started, State, Task
-from tests.support.fakes import FakeDelivery
-from tests.support.worker_case import EPOCH, WorkerTestCase, task_id
+from tests.support.fakes import FakeDelivery, PlainSealer
+from tests.support.worker_case import BODY, EPOCH, WorkerTestCase, task_id
+
+
+@define
+class FakeChannel:
+    closed: bool = False
 
 
 class NotBegun(WorkerTestCase):
@@ -81,6 +90,21 @@ class NotBegun(WorkerTestCase):
         self.clock.advance(1.0)
         self.assertEqual(self.worker.held, 1)
         self.assertEqual(self.store.attempts(task_id(1)), 1)
+
+    def test_a_pause_of_a_task_without_a_delivery(self) -> None:
+        """A task that was read from the journal is not called again if the connection is lost
+        during its pause: another worker may have its message.
+        """
+        channel = FakeChannel()
+        self.worker._channel = cast("AmqpChannel", channel)
+        task = Task(task_id(1), "DEVICE1", 14, EPOCH, PlainSealer().seal(BODY), key="plain")
+        self.apply(Requested(task.task_id, "DEVICE1", EPOCH, whole=True))
+        self.worker.take(FakeDelivery(encode_task(task)))
+        self.equipment.calls[0].break_off(EquipmentUnreachable("refused"))
+        channel.closed = True
+        self.worker.detach()
+        self.clock.advance(10.0)
+        self.assertEqual((self.equipment.under_way, self.worker.held), ([], 0))
 
 
 class JudgedAgain(WorkerTestCase):
