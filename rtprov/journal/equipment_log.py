@@ -14,7 +14,8 @@ class EquipmentLog:
     """What the journal says of service A: since when it is in its state, and the last error.
 
     `since` is None until a worker has reported a state. `last_error` is the reason why the latest
-    call did not reach A; None if A has recovered since.
+    call did not reach A; None if A has recovered since: it has answered a call, and is not in
+    trouble.
     """
 
     def __init__(self) -> None:
@@ -32,3 +33,8 @@ class EquipmentLog:
     def failed(self, event: Postponed) -> None:
         """A call did not reach A."""
         self.last_error = event.reason
+
+    def answered(self) -> None:
+        """A call has ended with an answer of A."""
+        if self.state is EquipmentState.CLOSED:
+            self.last_error = None

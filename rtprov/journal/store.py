@@ -44,6 +44,7 @@ NEW_TASK_AFTER_S = 1800.0
 KEPT_ATTEMPTS_AT_END = 3
 MAX_SHARED_TEXTS = 1000
 ASSUMED_CONCURRENCY = 500
+_ANSWERED = (State.COMPLETED, State.NOT_FOUND)  # only an answer of A ends a task in these states
 
 
 class Store:
@@ -196,6 +197,8 @@ class Store:
             record.log = record.log[-KEPT_ATTEMPTS_AT_END:]
         self.indexes.end(record)
         self.ends.add(state, at)
+        if state in _ANSWERED:
+            self.equipment.answered()
         self._withheld.forget(record.task_id)
         for ended in self.on_end:
             ended(record)

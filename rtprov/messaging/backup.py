@@ -46,7 +46,7 @@ from rtprov.messaging.shard_count import (
     store,
 )
 from rtprov.messaging.topology import Shard, Topology, persistent
-from rtprov.model import Cancelled, Finished, Marker, Requested
+from rtprov.model import Cancelled, Finished, Marker, Requested, Started
 
 if TYPE_CHECKING:
     from rtprov.amqp.client.delivery import Delivery
@@ -170,6 +170,7 @@ def examine(file: IO[bytes], name: str) -> Contents:
     if header.get("v") != VERSION or not isinstance(shards, int) or not 1 <= shards <= MAX_SHARDS:
         raise ConfigurationError(f"{name}: was made by another version of rtprov")
     begun: set[bytes] = set()
+    started: set[bytes] = set()
     ended: set[bytes] = set()
     events = 0
     for _, body in _events(file, name, shards):
@@ -180,7 +181,11 @@ def examine(file: IO[bytes], name: str) -> Contents:
             continue
         if isinstance(event, Requested) and event.whole:
             begun.add(event.task_id.encode())
-        elif isinstance(event, (Finished, Cancelled)):
+        elif isinstance(event, Started):
+            started.add(event.task_id.encode())
+        elif isinstance(event, Finished) or (
+            isinstance(event, Cancelled) and event.task_id.encode() not in started
+        ):
             ended.add(event.task_id.encode())
     return Contents(shards, events, frozenset(begun - ended))
 

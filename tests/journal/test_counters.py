@@ -152,6 +152,27 @@ class Told(SynchronousTestCase):
             (EquipmentState.CLOSED, 8.0, None),
         )
 
+    def test_an_answer_after_an_error(self) -> None:
+        """An answer of A takes back the last error, unless A is in trouble."""
+        active = Active("w1", 1.0, 10, EquipmentState.CLOSED)
+        history: list[Event] = [
+            active,
+            Requested(task_id(1), DEVICES[0], 2.0),
+            Started(task_id(1), DEVICES[0], 3.0, 1),
+            Postponed(task_id(1), DEVICES[0], 4.0, 1, "refused", 5.0),
+        ]
+        late = Finished(task_id(1), DEVICES[0], 9.0, State.FAILED, "out of patience: refused")
+        answered = evolve(late, state=State.COMPLETED, reason="A answered 200")
+        opened = evolve(active, at=6.0, equipment=EquipmentState.OPEN)
+        for then, error in (
+            ([], "refused"),
+            ([late], "refused"),
+            ([answered], None),
+            ([opened, answered], "refused"),
+        ):
+            told = summarise(fold([*history, *then]), "w2", 10.0)
+            self.assertEqual(told.last_error, error, then)
+
     def estimate(self, waiting: int, devices: int, concurrency: int) -> tuple[float, float]:
         """Return the estimate for a backlog of 10-second calls."""
         history: list[Event] = [Active("w1", 1.0, concurrency, EquipmentState.CLOSED)]

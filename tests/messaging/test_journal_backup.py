@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
@@ -14,7 +15,10 @@ from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 from rtprov.messaging.backup import Restore, examine, save
+from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.relocation import Side
+from rtprov.model import Cancelled, Started, Task
+from tests.support.journal_folds import task_id
 from tests.support.system import System
 from tests.support.system_case import COMPLETED, FAILED, RUNNING, SystemTestCase
 
@@ -173,6 +177,23 @@ class Backup(BackupTestCase):
         self.assertEqual(self.status_in(other)("ABC123456", task), COMPLETED)
         other.stop()
         other.network.advance(300)
+
+
+class OpenTasks(SynchronousTestCase):
+    def test_cancelled_too_late(self) -> None:
+        """A cancellation after the first call does not end a task, and one before it does."""
+        late, early = task_id(1), task_id(2)
+        messages = [
+            encode_task(Task(late, "LATE00001", 14, 1.0, "sealed")),
+            encode_task(Task(early, "EARLY0001", 14, 1.0, "sealed")),
+            encode_event(Started(late, "LATE00001", 2.0, 1)),
+            encode_event(Cancelled(late, "LATE00001", 3.0)),
+            encode_event(Cancelled(early, "EARLY0001", 3.0)),
+        ]
+        lines = [b'{"rtprov":"backup","v":1,"shards":1}', *(b"0 " + each for each in messages)]
+        lines += [b'{"rtprov":"end","events":5}', b""]
+        contents = examine(io.BytesIO(b"\n".join(lines)), "a.backup")
+        self.assertEqual(contents.open_tasks, {late.encode()})
 
 
 class Damaged(BackupTestCase):
