@@ -5,6 +5,7 @@ Of a gateway's error, only what matters is read.
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import Deferred
@@ -27,6 +28,8 @@ MAX_BODY_BYTES = 65536
 MAX_HEAD_BYTES = 65536
 MAX_LINE_BYTES = 16384  # the limit of Twisted's client
 MAX_INTERIM_ANSWERS = 20
+MAX_CODINGS = 3
+SET_ASIDE = b"Rtprov-Content-Encoding"  # replaces A's field, see `set_codings_aside`
 OUTAGE_STATUSES = frozenset({502, 503, 504})
 KEPT_OF_OUTAGES = (b"retry-after", b"date")
 TOO_LARGE = (
@@ -157,34 +160,70 @@ def _status_in(line: bytes) -> int | None:
     return int(digits) if version.startswith(b"HTTP/1.") and digits.isdigit() else None
 
 
-def read_body(response: IResponse) -> Deferred[bytes]:
-    """Fire with the body of an answer.
+def set_codings_aside(response: IResponse) -> IResponse:
+    """Rename the field ``Content-Encoding`` of an answer, so that only `read_body` decodes it.
 
-    Fails with `NotAnAnswer` if the body is too large, or with the error of a lost connection.
-    Cancelling closes the connection.
+    Twisted's decoder has no limit: 15 KB that were compressed twice can become a gigabyte.
     """
+    codings = response.headers.getRawHeaders(b"Content-Encoding", [])
+    response.headers.removeHeader(b"Content-Encoding")
+    response.headers.setRawHeaders(SET_ASIDE, codings)
+    return response
+
+
+def read_body(response: IResponse) -> Deferred[bytes]:
+    """Fire with the body of an answer, decompressed if its coding is gzip.
+
+    Codings have names in any case, and ``x-gzip`` means ``gzip`` (RFC 9110 §8.4.1). A body with
+    another coding is returned as it is: A was not asked for one.
+
+    Fails with `NotAnAnswer` if the body is too large or cannot be decompressed, or with the error
+    of a lost connection. Cancelling closes the connection.
+    """
+    values = response.headers.getRawHeaders(SET_ASIDE, [])
+    codings = [each.strip().lower() for each in b",".join(values).split(b",")]
+    applied = [each for each in codings if each not in (b"", b"identity")]
+    known = len(applied) <= MAX_CODINGS and {*applied} <= {b"gzip", b"x-gzip"}
     finished: Deferred[bytes] = Deferred(lambda _: collector.abort())
-    collector = _Collector(finished)
+    collector = _Collector(finished, gzipped=len(applied) if known else 0)
     response.deliverBody(collector)
     return finished
 
 
 class _Collector(Protocol):
-    """Collects a body of at most `MAX_BODY_BYTES`."""
+    """Collects a body of at most `MAX_BODY_BYTES`, before and after each decompression.
 
-    def __init__(self, finished: Deferred[bytes]) -> None:
+    `gzipped` is how many times the body is compressed.
+    """
+
+    def __init__(self, finished: Deferred[bytes], *, gzipped: int) -> None:
         self._finished: Deferred[bytes] | None = finished
         self._body = bytearray()
+        self._received = 0
+        self._gzips = [zlib.decompressobj(16 + zlib.MAX_WBITS) for _ in range(gzipped)]
 
     def dataReceived(self, data: bytes) -> None:
         if self._finished is None:
             return
+        self._received += len(data)
+        most = self._received
+        try:
+            for each in self._gzips:
+                data = each.decompress(data, MAX_BODY_BYTES + 1)
+                most = max(most, len(data))
+        except zlib.error as error:
+            self._fail(NotAnAnswer(f"A's answer cannot be decompressed: {error}"))
+            return
         self._body += data
-        if len(self._body) > MAX_BODY_BYTES:
-            finished, self._finished = self._finished, None
-            self._body.clear()
-            self.abort()
-            finished.errback(NotAnAnswer(f"A's answer has more than {MAX_BODY_BYTES} bytes"))
+        if max(most, len(self._body)) > MAX_BODY_BYTES:
+            self._fail(NotAnAnswer(f"A's answer has more than {MAX_BODY_BYTES} bytes"))
+
+    def _fail(self, error: Exception) -> None:
+        assert self._finished is not None
+        finished, self._finished = self._finished, None
+        self._body.clear()
+        self.abort()
+        finished.errback(error)
 
     def abort(self) -> None:
         if self.transport is not None:

@@ -22,7 +22,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from rtprov.equipment.answer_limits import OUTAGE_STATUSES, HeadLimit, read_body
+from rtprov.equipment.answer_limits import OUTAGE_STATUSES, HeadLimit, read_body, set_codings_aside
 from rtprov.equipment.answers import (
     answered_at,
     header,
@@ -254,17 +254,14 @@ def equipment_agent(
     pool.maxPersistentPerHost = concurrency
     pool.cachedConnectionTimeout = IDLE_TO_A_S  # type: ignore[assignment] # any number of seconds
     pool.retryAutomatically = False
-    return _KnownCodings(
+    return _CodingsSetAside(
         cast("IAgent", Agent.usingEndpointFactory(clock, _Limited(endpoint), pool))
     )
 
 
 @implementer(IAgent)
-class _KnownCodings:
-    """Renames the codings of answers to what Twisted's `ContentDecoderAgent` knows.
-
-    Their names are case-insensitive, and ``x-gzip`` means ``gzip`` (RFC 9110 §8.4.1).
-    """
+class _CodingsSetAside:
+    """See `set_codings_aside`."""
 
     def __init__(self, agent: IAgent) -> None:
         self._agent = agent
@@ -277,16 +274,7 @@ class _KnownCodings:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         requested = self._agent.request(method, uri, headers, bodyProducer)
-        return cast("Deferred[IResponse]", requested.addCallback(_with_known_codings))
-
-
-def _with_known_codings(response: IResponse) -> IResponse:
-    values = response.headers.getRawHeaders(b"Content-Encoding")
-    if values:
-        codings = [each.strip().lower() for each in b",".join(values).split(b",")]
-        known = [b"gzip" if each == b"x-gzip" else each for each in codings if each != b"identity"]
-        response.headers.setRawHeaders(b"Content-Encoding", [b",".join(known)])
-    return response
+        return cast("Deferred[IResponse]", requested.addCallback(set_codings_aside))
 
 
 @implementer(IAgentEndpointFactory, IStreamClientEndpoint)

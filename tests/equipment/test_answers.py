@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import tempfile
+import tracemalloc
 from pathlib import Path
 from time import time
 
@@ -162,6 +163,20 @@ class Limits(CallsTestCase):
         self.assert_final(
             http("200 OK", bomb, "Content-Encoding: gzip"), "A's answer has more than 65536 bytes"
         )
+
+    def test_memory_for_a_compressed_answer(self) -> None:
+        """However often an answer is compressed, it takes little memory to see that it is too
+        large.
+        """
+        bomb = gzip.compress(gzip.compress(bytes(20_000_000), 1))
+        self.assertLess(len(bomb), 2000)
+        answer = http("200 OK", bomb, "Content-Encoding: gzip, gzip")
+        tracemalloc.start()
+        try:
+            self.assert_final(answer, "A's answer has more than 65536 bytes")
+            self.assertLess(tracemalloc.get_traced_memory()[1], 2_000_000)
+        finally:
+            tracemalloc.stop()
 
     def test_byte_order_mark(self) -> None:
         """JSON with a byte order mark is accepted."""
