@@ -45,6 +45,23 @@ def keyed_task_id(equipment_id: str, key: str) -> str:
     )
 
 
+# How long after the end of the retention an ``Idempotency-Key`` may begin a new task. Half of the
+# time for which it is kept beyond the retention: replicas agree if their clocks differ by less.
+NEW_TASK_AFTER_S = 1800.0
+
+
+def time_of_event(now: float, requested_at: float | None, fingerprint: str | None) -> float:
+    """Return the time to write into an event of a task, in seconds since the epoch.
+
+    It is `now`, unless the front end that accepted the task has a clock that is far ahead. The
+    event of a task with an ``Idempotency-Key`` is at most `NEW_TASK_AFTER_S` earlier than its
+    request; else it would count as one of an earlier task with the same key.
+    """
+    if requested_at is None or fingerprint is None:
+        return now
+    return max(now, requested_at - NEW_TASK_AFTER_S)
+
+
 def may_be_reused(task_id: str) -> bool:
     """Return whether a later task may get the same id.
 

@@ -48,7 +48,14 @@ from rtprov.frontend.audit import (
     note_cancellation,
 )
 from rtprov.metrics.counting import Counts
-from rtprov.model import DEFAULT_URGENCY, Details, State, Task, keyed_task_id
+from rtprov.model import (
+    DEFAULT_URGENCY,
+    Details,
+    State,
+    Task,
+    keyed_task_id,
+    time_of_event,
+)
 from rtprov.security.tokens import Role
 from rtprov.tracing.spans import NO_SPANS, Spans
 
@@ -254,7 +261,7 @@ class TaskSubmission:
             raise NotYours(str(caller.role))
         at = None
         if _not_begun(known):
-            at = self._wall_clock()
+            at = time_of_event(self._wall_clock(), known.requested_at, known.fingerprint)
             try:
                 cancelled = self._tasks.cancel(task_id, equipment_id, at)
                 await self._publish(cancelled, deadline)

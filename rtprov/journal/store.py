@@ -25,6 +25,7 @@ from rtprov.journal.indexes import Indexes
 from rtprov.journal.record import NO_ORIGIN, Origin, Record
 from rtprov.journal.task_view import TaskView
 from rtprov.model import (
+    NEW_TASK_AFTER_S,
     Active,
     Attempt,
     Cancelled,
@@ -37,10 +38,9 @@ from rtprov.model import (
     State,
     TaskEvent,
     Withheld,
+    time_of_event,
 )
 
-# Half of `KEY_SLACK_S`: replicas agree on what is a new task if their clocks differ by less.
-NEW_TASK_AFTER_S = 1800.0
 KEPT_ATTEMPTS_AT_END = 3
 MAX_SHARED_TEXTS = 1000
 ASSUMED_CONCURRENCY = 500
@@ -284,6 +284,13 @@ class Store:
         """Return the client whose POST created the task, or None if it is not known."""
         record = self._records.get(task_id)
         return record.origin.caller if record is not None else None
+
+    def event_time(self, task_id: str, now: float) -> float:
+        """Return the time for an event of a task that is written now. See `time_of_event`."""
+        record = self._records.get(task_id)
+        if record is None:
+            return now
+        return time_of_event(now, record.requested_at, record.fingerprint)
 
     def withheld(self, task_id: str) -> bool:
         """Return whether the task waits for its sealing key."""

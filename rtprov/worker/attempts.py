@@ -179,7 +179,7 @@ class Attempts:
 
     async def _pause(self, job: Job, pause_s: float, reason: str) -> None:
         resume_at = self._clock.seconds() + pause_s
-        task, now = job.task, self._wall_clock()
+        task, now = job.task, self._event_time(job)
         await self._journal.append(
             Postponed(
                 task.task_id,
@@ -209,7 +209,7 @@ class Attempts:
                 return False
             if not journalled:
                 await self._journal.append(
-                    Withheld(task.task_id, task.equipment_id, self._wall_clock(), task.key)
+                    Withheld(task.task_id, task.equipment_id, self._event_time(job), task.key)
                 )
                 journalled = True
             elif not self._can_open(job):
@@ -219,7 +219,9 @@ class Attempts:
             job.withheld_s += self._clock.seconds() - began
         if journalled or view.withheld:
             await self._journal.append(
-                Withheld(task.task_id, task.equipment_id, self._wall_clock(), task.key, over=True)
+                Withheld(
+                    task.task_id, task.equipment_id, self._event_time(job), task.key, over=True
+                )
             )
         return True
 
@@ -242,6 +244,10 @@ class Attempts:
         copy of each sealed body in memory, for as long as the job waits.
         """
         return self._sealer.open(decode_task(job.delivery.body).sealed, job.task.key)
+
+    def _event_time(self, job: Job) -> float:
+        """Return the time for an event of the job's task."""
+        return self._store.event_time(job.task.task_id, self._wall_clock())
 
     def _view(self, job: Job) -> TaskView:
         """Return what the replica knows of the job's task now."""
@@ -327,7 +333,11 @@ class Attempts:
         job.attempt = max(job.attempt, self._view(job).attempts) + 1
         await self._journal.append(
             Started(
-                task.task_id, task.equipment_id, self._wall_clock(), job.attempt, self._process_id
+                task.task_id,
+                task.equipment_id,
+                self._event_time(job),
+                job.attempt,
+                self._process_id,
             )
         )
         view = self._view(job)

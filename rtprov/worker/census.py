@@ -235,9 +235,10 @@ class Census:
         self._log.error(
             "task {task_id} has failed: the broker has lost its order", task_id=task.task_id
         )
-        now, reason = self._wall_clock(), "the broker has lost its order"
+        at = self._store.event_time(task.task_id, self._wall_clock())
+        reason = "the broker has lost its order"
         await self._journal.append(
-            Finished(task.task_id, task.equipment_id, now, State.FAILED, reason)
+            Finished(task.task_id, task.equipment_id, at, State.FAILED, reason)
         )
 
 

@@ -133,7 +133,7 @@ class DeadLetters:
                 failed = Finished(
                     task.task_id,
                     task.equipment_id,
-                    self._wall_clock(),
+                    self._store.event_time(task.task_id, self._wall_clock()),
                     State.FAILED,
                     f"dead-lettered: {reason}",
                 )

@@ -354,9 +354,8 @@ class ShardWorker:
         if outcome is not None:
             task, (state, reason) = job.task, outcome
             job.calling = True
-            await self._journal.append(
-                Finished(task.task_id, task.equipment_id, self._wall_clock(), state, reason)
-            )
+            at = self._store.event_time(task.task_id, self._wall_clock())
+            await self._journal.append(Finished(task.task_id, task.equipment_id, at, state, reason))
         job.delivery.ack()
 
     # Stopping.

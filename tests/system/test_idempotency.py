@@ -10,13 +10,14 @@ from typing import cast
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
+from rtprov.clocks import WallClock
 from rtprov.journal import record, store
 from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, persistent
 from rtprov.model import Requested, Task, keyed_task_id
 from rtprov.worker.service import EXPIRE_EVERY_S
 from tests.support.scale import slow
-from tests.support.system import REQUEST, Answer, System
+from tests.support.system import EPOCH, REQUEST, Answer, System
 from tests.support.system_case import COMPLETED, NO_TASK, RUNNING, SystemTestCase
 
 DEVICE = "ABC123456"
@@ -62,6 +63,43 @@ class KeyTestCase(SystemTestCase):
 
     def send(self, body: object, frontend: str, key: str = "k1") -> Deferred[Answer]:
         return self.system.send("POST", PATH, body, frontend, {"Idempotency-Key": key})
+
+
+class ClocksThatDiffer(KeyTestCase):
+    """A front end whose clock is further ahead than the retention."""
+
+    def make(self) -> System:
+        return System(retention_s=RETENTION_S)
+
+    def setUp(self) -> None:
+        super().setUp()
+        right = self.system.wall_clock
+        seconds = self.system.clock.seconds
+        self.system.wall_clock = WallClock(lambda: EPOCH + 100_000 + seconds(), seconds)
+        self.system.start_frontend("ahead")
+        self.system.wall_clock = right
+        self.system.network.advance(3.0)
+
+    def test_completed(self) -> None:
+        """Its task with a key ends in one status, after one call, and the next one goes on."""
+        task_id, other = self.accepted(frontend="ahead"), self.system.accepted(DEVICE)
+        self.system.network.advance(61)
+        self.assertEqual(self.status(DEVICE, task_id), COMPLETED)
+        self.system.network.advance(61)
+        self.system.stop_worker(-1)
+        self.system.start_worker()
+        self.system.network.advance(61)
+        self.assertEqual(self.status(DEVICE, other), COMPLETED)
+        self.assertEqual((self.accepted(), self.system.stub.calls), (task_id, 2))
+
+    def test_cancelled(self) -> None:
+        """Its task with a key can be cancelled, through any front end."""
+        self.system.accepted(DEVICE)
+        task_id = self.accepted(frontend="ahead")
+        answer = self.system.request("DELETE", f"{PATH}/task/{task_id}")
+        self.assertEqual(answer.status, 200, answer.body)
+        self.system.network.advance(200)
+        self.assertEqual(self.system.stub.calls, 1)
 
 
 class OneKey(KeyTestCase):
