@@ -69,9 +69,12 @@ class Answer:
 def _message(document: object) -> str | None:
     """Return the message in an error's document, in one printable line."""
     if isinstance(document, dict) and isinstance(document.get("message"), str):
-        text: str = document["message"][:1000]
-        return "".join(each if each.isprintable() else "\ufffd" for each in text)
+        return _printable(document["message"])
     return None
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else "\ufffd" for each in text[:1000])
 
 
 @frozen
@@ -109,14 +112,14 @@ class Api:
     ) -> Answer:
         """Send a request, and repeat it as the front end asks; return its answer.
 
-        Raises `VerbFailed` for an HTTP status of 400 and more that is not in `accept`.
+        Raises `VerbFailed` for an HTTP status of 300 and more that is not in `accept`.
         """
         fields = dict(headers or {})
         repeatable = method in _REPEATABLE or "Idempotency-Key" in fields
         deadline = self.clock.seconds() + self.retry_for_s
         while True:
             answer = await self._once(method, path, query, body, fields, within_s)
-            if answer.status < 400 or answer.status in accept:
+            if answer.status < 300 or answer.status in accept:
                 return answer
             refused = answer.status == 429  # nothing was done, so any request can be repeated
             pause_s = self.pause_s(answer)
@@ -155,23 +158,34 @@ class Api:
         within_s: float,
     ) -> Answer:
         response = await self._send(method, path, query, body, headers, within_s)
+        return await self._answer(response, within_s)
+
+    async def _answer(self, response: IResponse, within_s: float) -> Answer:
+        """Read an answer. Raises `VerbFailed` if it is none of service B's.
+
+        Service B never redirects, but a proxy may, for example to its page for logging in.
+        """
+        status, headers = cast("int", response.code), cast("Headers", response.headers)
         try:
             content = await read_all(response, self.clock, within_s)
         except (Stalled, TooLong, ResponseFailed) as error:
             raise OutOfReach(f"{self.url}: {self.explain(error)}", sent=True) from None
-        return self._answer(response, content)
-
-    def _answer(self, response: IResponse, content: bytes) -> Answer:
-        headers = cast("Headers", response.headers)
+        if 300 <= status < 400:
+            location = Answer(status, None, headers).header("Location")
+            to = f" to {_printable(location)}" if location else ""
+            raise VerbFailed(
+                f"{self.url}: the answer is a redirection (HTTP {status}){to}: is this service B of"
+                " rtprov?",
+                Status.OUT_OF_REACH,
+            )
         try:
             document = json.loads(content) if content else None
         except ValueError:
             raise OutOfReach(
-                f"{self.url}: the answer (HTTP {response.code}) is not JSON: is this service B of"
-                " rtprov?",
+                f"{self.url}: the answer (HTTP {status}) is not JSON: is this service B of rtprov?",
                 sent=True,
             ) from None
-        return Answer(cast("int", response.code), document, headers)
+        return Answer(status, document, headers)
 
     async def _send(
         self,
@@ -236,11 +250,11 @@ class Api:
         deadline = self.clock.seconds() + self.retry_for_s
         while True:
             response = await self._send("GET", path, query, None, headers or {}, ANSWER_WITHIN_S)
-            if response.code < 400:
+            if response.code < 300:
                 missing = Answer(response.code, None, response.headers).header(INCOMPLETE)
                 self.tell_incomplete(missing.split(", ") if missing else ())
                 return BodyStream.of(response, self.clock, SILENT_FOR_S)
-            answer = self._answer(response, await read_all(response, self.clock, ANSWER_WITHIN_S))
+            answer = await self._answer(response, ANSWER_WITHIN_S)
             pause_s = self.pause_s(answer) if answer.status in (429, 503) else None
             if pause_s is None or self.clock.seconds() + pause_s > deadline:
                 raise VerbFailed(answer.message, status_of(answer.status))

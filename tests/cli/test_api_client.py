@@ -136,6 +136,42 @@ class Answers(VerbTestCase):
         self.verb("summary", status=5)
         self.assertIn("is this service B of rtprov?", self.errors)
 
+    def test_redirection(self) -> None:
+        """A redirection, such as a proxy's to its log-in, is no success: it is named, with 5."""
+        to = {"Location": "https://sso.example/\x1b"}
+        for status, body in ((302, b""), (307, b"<html>"), (301, {"code": 200, "taskId": "f"})):
+            for verb in (
+                ("cancel", "ABC123456", "f" * 32),
+                ("tasks", "--all", "-o", "csv"),
+                ("summary",),
+                ("order", "ABC123456", *BODY),
+                ("status", "ABC123456", "f" * 32),
+                ("tasks",),
+                ("wait", "ABC123456", "f" * 32),
+                ("events",),
+            ):
+                self.front.answers.append(Canned(status, body, to))
+                self.assertEqual(self.verb(*verb, status=5), "")
+                words = f"redirection (HTTP {status}) to https://sso.example/\ufffd: is this"
+                self.assertIn(words, self.errors)
+                self.assertEqual(self.errors.count("\n"), 1)
+        self.front.answers.append(Canned(304, b""))
+        self.verb("summary", status=5)
+        self.assertIn("redirection (HTTP 304): is this service B of rtprov?", self.errors)
+        self.assertLess(self.clock.seconds(), 5.0)
+
+    def test_cut_refusal(self) -> None:
+        """A refused download whose message stays away ends with 5."""
+
+        def refuse(request: Any) -> int:
+            request.setResponseCode(500)
+            request.write(b"{")
+            return 1
+
+        self.process.at_start = lambda: setattr(self.front, "render", refuse)
+        self.verb("tasks", "--all", "-o", "csv", status=5)
+        self.assertIn("nothing arrived for 15 s", self.errors)
+
     def test_lost_order(self) -> None:
         """An order whose answer is lost may have been accepted, and the error says so."""
         self.process.at_start = lambda: setattr(self.front, "render", lambda request: 1)

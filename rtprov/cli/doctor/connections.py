@@ -33,6 +33,7 @@ _HINTS = (
     ("not valid yet", "compare the clocks of both machines: date -u"),
     ("TLS server", "the port speaks no TLS: is it --health-listen, or another service?"),
     ("did not finish the handshake", "the port speaks no TLS, or its process hangs: look there"),
+    ("a redirection", "a proxy or another service answers: correct --url, or how it logs in"),
     ("not JSON", "the URL leads to another service: correct --url"),
     ("certificate required", "log in with --certificate and --private-key"),
 )

@@ -51,6 +51,11 @@ class ServiceB(DoctorTestCase):
         self.answer(ready=Canned(200, b"<html></html>"))
         self.finds("service B", "is not JSON")
 
+    def test_redirection(self) -> None:
+        """A proxy in front of service B redirects to its page for logging in."""
+        self.answer(ready=Canned(302, b"", {"Location": "https://sso.example/"}))
+        self.finds("service B", "a redirection (HTTP 302) to https://sso.example/")
+
     def test_no_worker(self) -> None:
         """No worker answers for a shard."""
         self.answer(ready=Canned(503, {"code": 503, "message": "No worker answers for 0of1"}))
