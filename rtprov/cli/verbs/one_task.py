@@ -12,9 +12,15 @@ from rtprov.cli.failures import Status, VerbFailed, status_of
 from rtprov.cli.output import Column
 from rtprov.cli.session import Connected, Session, asks_service_b
 from rtprov.cli.task_view import NAMES, exit_status, lines
+from rtprov.errors import EquipmentNotFound, ProvisioningFailed, TaskCancelled, TaskNotFound
 
-UNKNOWN_TASK = "The requested task is not found"
-_CANCELLED = "The task was cancelled"
+_UNKNOWN_TASK = str(TaskNotFound())
+# How a task ended, by HTTP status and message. Any other 500 is an internal error of service B.
+_ENDS = {
+    (500, str(ProvisioningFailed())): "failed",
+    (500, str(TaskCancelled())): "cancelled",
+    (404, str(EquipmentNotFound())): "not_found",
+}
 
 
 def task_path(equipment: str, task: str) -> str:
@@ -33,11 +39,7 @@ def state_in(http_status: int, document: Any) -> str | None:
         return "running"
     if code == 200:
         return "completed"
-    if http_status == 500:
-        return "cancelled" if message.startswith(_CANCELLED) else "failed"
-    if http_status == 404 and message == "The requested equipment is not found":
-        return "not_found"
-    return None
+    return _ENDS.get((http_status, message))
 
 
 async def details_of(api: Api, equipment: str, task: str) -> dict[str, Any]:
@@ -45,7 +47,7 @@ async def details_of(api: Api, equipment: str, task: str) -> dict[str, Any]:
     document = await api.get(f"{API}/tasks/{quote(task, safe='')}")
     found: dict[str, Any] = document["task"]
     if found.get("equipmentId") != equipment:
-        raise VerbFailed(f"{UNKNOWN_TASK}: it is a task of another device", Status.NOT_FOUND)
+        raise VerbFailed(f"{_UNKNOWN_TASK}: it is a task of another device", Status.NOT_FOUND)
     return found
 
 

@@ -159,6 +159,9 @@ async def _ended(connected: Connected, waited: Waited, progress: Progress) -> No
                 within_s=WAIT_S + 15.0,
                 accept=(404, 429, 500, 503),
             )
+            state = state_in(answer.status, answer.document)
+            if answer.status == 500 and state is None:  # not about the task
+                raise OutOfReach(f"{api.url}: {answer.message}", sent=True)
         except OutOfReach as error:
             now = clock.seconds()
             failing_since = now if failing_since is None else failing_since
@@ -173,7 +176,6 @@ async def _ended(connected: Connected, waited: Waited, progress: Progress) -> No
             progress.say(answer.message)
             await deferLater(clock, api.pause_s(answer) or AGAIN_S)
             continue
-        state = state_in(answer.status, answer.document)
         if state is None:
             status = status_of(answer.status)
             waited.refusal = VerbFailed(f"{waited.task}: {answer.message}", status)

@@ -62,3 +62,15 @@ class Several(VerbTestCase):
             self.verb("wait", *FIRST)
             self.assertAlmostEqual(self.clock.seconds() - before, 40.0, delta=1.0)
             self.assertEqual(self.errors, "rtprov: Busy\n")
+
+    def test_internal_error(self) -> None:
+        """An internal error of service B ends no task: it is asked again for a minute, then 5."""
+        broken = Canned(500, {"code": 500, "message": "Internal server error"})
+        self.front.answers.extend([broken, broken, DONE])
+        found = json.loads(self.verb("wait", *FIRST, "-o", "json"))
+        self.assertEqual(found["state"], "completed")
+        self.assertIn("rtprov: https://b: Internal server error\n", self.errors)
+        before = self.clock.seconds()
+        self.front.answers.extend([broken] * 100)
+        self.assertEqual(self.verb("wait", *FIRST, status=5), "")
+        self.assertAlmostEqual(self.clock.seconds() - before, 61.0, delta=2.0)
