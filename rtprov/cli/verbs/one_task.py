@@ -12,7 +12,15 @@ from rtprov.cli.failures import Status, VerbFailed, status_of
 from rtprov.cli.output import Column
 from rtprov.cli.session import Connected, Session, asks_service_b
 from rtprov.cli.task_view import NAMES, exit_status, lines
-from rtprov.errors import EquipmentNotFound, ProvisioningFailed, TaskCancelled, TaskNotFound
+from rtprov.errors import (
+    EquipmentMalformed,
+    EquipmentNotFound,
+    ProvisioningFailed,
+    TaskCancelled,
+    TaskMalformed,
+    TaskNotFound,
+)
+from rtprov.model import is_equipment_id, is_task_id
 
 _UNKNOWN_TASK = str(TaskNotFound())
 # How a task ended, by HTTP status and message. Any other 500 is an internal error of service B.
@@ -21,6 +29,18 @@ _ENDS = {
     (500, str(TaskCancelled())): "cancelled",
     (404, str(EquipmentNotFound())): "not_found",
 }
+
+
+def malformed(equipment: str, task: str) -> VerbFailed | None:
+    """Return why no task can have these ids, None if one can.
+
+    Service B answers about a malformed id as about a device that service A does not know.
+    """
+    if not is_equipment_id(equipment):
+        return VerbFailed(f"{equipment!r}: {EquipmentMalformed.detail}", Status.NOT_FOUND)
+    if not is_task_id(task):
+        return VerbFailed(f"{task!r}: {TaskMalformed.detail}", Status.NOT_FOUND)
+    return None
 
 
 def task_path(equipment: str, task: str) -> str:
@@ -44,6 +64,9 @@ def state_in(http_status: int, document: Any) -> str | None:
 
 async def details_of(api: Api, equipment: str, task: str) -> dict[str, Any]:
     """Return all details of a task. Raises `VerbFailed` if the device has no such task."""
+    refusal = malformed(equipment, task)
+    if refusal is not None:  # the id of a task may be the name of another resource, as `failures`
+        raise refusal
     document = await api.get(f"{API}/tasks/{quote(task, safe='')}")
     found: dict[str, Any] = document["task"]
     if found.get("equipmentId") != equipment:

@@ -18,7 +18,7 @@ from rtprov.cli.process import complain
 from rtprov.cli.progress import Progress
 from rtprov.cli.session import Connected, Session, asks_service_b
 from rtprov.cli.task_view import NAMES, columns, exit_status
-from rtprov.cli.verbs.one_task import details_of, state_in, task_path
+from rtprov.cli.verbs.one_task import details_of, malformed, state_in, task_path
 
 AT_ONCE = 20  # questions at the same time; service B has room for a thousand
 WAIT_S = 20  # Prefer: wait
@@ -146,6 +146,9 @@ def _begin(connected: Connected, waited: Waited, progress: Progress) -> Deferred
 
 async def _ended(connected: Connected, waited: Waited, progress: Progress) -> None:
     api, clock = connected.api, connected.clock
+    waited.refusal = malformed(waited.equipment, waited.task)
+    if waited.refusal is not None:
+        return
     path = task_path(waited.equipment, waited.task)
     failing_since: float | None = None
     reached = False

@@ -74,3 +74,19 @@ class Several(VerbTestCase):
         self.front.answers.extend([broken] * 100)
         self.assertEqual(self.verb("wait", *FIRST, status=5), "")
         self.assertAlmostEqual(self.clock.seconds() - before, 61.0, delta=2.0)
+
+    def test_malformed(self) -> None:
+        """Malformed ids are refused, and are no task that has ended; they hide no other one."""
+        for ids, malformed, what in (
+            (("AB", FIRST[1]), "AB", "equipment"),
+            ((FIRST[0], "1"), "1", "task"),
+            ((FIRST[0], "failures"), "failures", "task"),
+        ):
+            for verb in ("wait", "status"):
+                self.assertEqual(self.verb(verb, *ids, status=4), "")
+                words = f"'{malformed}': The requested {what} is not found: the id is malformed"
+                self.assertIn(words, self.errors)
+        self.assertEqual(self.front.requests, [])
+        self.front.answers.append(DONE)
+        found = json.loads(self.verb("wait", *FIRST, "AB", SECOND[1], "-o", "json", status=4))
+        self.assertEqual([row["taskId"] for row in found], [FIRST[1]])
