@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from attrs import field, frozen
@@ -44,6 +44,7 @@ WRITTEN = (RequestTransmissionFailed, ResponseFailed)
 INCOMPLETE = "Rtprov-Incomplete"  # shards that a download lacks
 _REPEATABLE = ("GET", "DELETE")
 
+T = TypeVar("T")
 Query = Iterable[tuple[str, str]]
 
 
@@ -98,6 +99,19 @@ class Api:
     async def get(self, path: str, query: Query = ()) -> Any:
         """Return the document of a successful GET. Raises `VerbFailed`."""
         return (await self.ask("GET", path, query)).document
+
+    def part(self, document: Any, name: str, kind: type[T]) -> T:
+        """Return the field `name` of an answer, which is of this kind; a list is one of objects.
+
+        Raises `OutOfReach` if it is not: the answer is another service's.
+        """
+        found = document.get(name) if isinstance(document, dict) else None
+        each_of = found if isinstance(found, list) else ()
+        if not isinstance(found, kind) or not all(isinstance(each, dict) for each in each_of):
+            raise OutOfReach(
+                f"{self.url}: the answer has no {name}: is this service B of rtprov?", sent=True
+            )
+        return found
 
     async def ask(
         self,
@@ -180,7 +194,7 @@ class Api:
             )
         try:
             document = json.loads(content) if content else None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise OutOfReach(
                 f"{self.url}: the answer (HTTP {status}) is not JSON: is this service B of rtprov?",
                 sent=True,
@@ -241,19 +255,32 @@ class Api:
         return FileBodyProducer(BytesIO(body), cooperator=cooperator)
 
     async def stream(
-        self, path: str, query: Query = (), *, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        query: Query = (),
+        *,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
     ) -> BodyStream:
         """Begin a GET whose answer has no end, or a long one; return its body.
 
-        The caller closes it. Raises `VerbFailed`.
+        The caller closes it. Raises `VerbFailed`, also for an answer of another media type.
         """
         deadline = self.clock.seconds() + self.retry_for_s
         while True:
             response = await self._send("GET", path, query, None, headers or {}, ANSWER_WITHIN_S)
             if response.code < 300:
-                missing = Answer(response.code, None, response.headers).header(INCOMPLETE)
+                head = Answer(response.code, None, response.headers)
+                body = BodyStream.of(response, self.clock, SILENT_FOR_S)
+                sent = (head.header("Content-Type") or "").partition(";")[0].strip().lower()
+                if sent != media_type:
+                    body.close()
+                    raise OutOfReach(
+                        f"{self.url}: the answer is not {media_type}: is this service B of rtprov?"
+                    )
+                missing = head.header(INCOMPLETE)
                 self.tell_incomplete(missing.split(", ") if missing else ())
-                return BodyStream.of(response, self.clock, SILENT_FOR_S)
+                return body
             answer = await self._answer(response, ANSWER_WITHIN_S)
             pause_s = self.pause_s(answer) if answer.status in (429, 503) else None
             if pause_s is None or self.clock.seconds() + pause_s > deadline:
@@ -275,14 +302,14 @@ class Api:
             page = [*wanted, ("limit", str(size))]
             page += given if before is None else [("before", before)]
             document = await self.get(path, page)
-            tasks = document.get("tasks", [])
-            missing.update(dict.fromkeys(document.get("incomplete") or ()))
+            tasks = self.part(document, "tasks", list)
+            missing.update(dict.fromkeys(missing_in(document)))
             for each in tasks:
                 yield each
             following = document.get("next")
             if not following:
                 break
-            reached, before = before, cursor_of(following)
+            reached, before = before, cursor_of(str(following))
             if before in (None, reached):  # it would be asked for the same page without end
                 raise VerbFailed(
                     f"service B named the page that it had just sent as the next: {following}",
@@ -296,6 +323,12 @@ class Api:
         names = list(missing)
         if names:
             self.tell(f"no live worker answers for: {json.dumps(names)}; their tasks are missing")
+
+
+def missing_in(document: dict[str, Any]) -> list[str]:
+    """Return the shards that an answer lacks."""
+    found = document.get("incomplete")
+    return [str(each) for each in found] if isinstance(found, list) else []
 
 
 def was_cancelled(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from rtprov.cli.api import API, Api
 from rtprov.cli.failures import OutOfReach, Status, VerbFailed
 from rtprov.errors import RtprovError
 
+MEDIA_TYPE = "text/event-stream"
 MAX_LINE = 1024 * 1024
 FIRST_PAUSE_S = 1.0
 MAX_PAUSE_S = 15.0
@@ -70,7 +71,7 @@ class Parser:
             return None
         try:
             return ServerEvent(kind, self._id, json.loads("\n".join(lines)))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise StreamBroken("an event is not JSON") from None
 
 
@@ -82,10 +83,10 @@ async def events(api: Api, *, last_id: str | None = None) -> AsyncIterator[Serve
     opened, pause_s = False, FIRST_PAUSE_S
     while True:
         try:
-            headers = {"Accept": "text/event-stream"}
+            headers = {"Accept": MEDIA_TYPE}
             if last_id is not None:
                 headers["Last-Event-ID"] = last_id
-            body = await api.stream(f"{API}/events", headers=headers)
+            body = await api.stream(f"{API}/events", media_type=MEDIA_TYPE, headers=headers)
             opened, pause_s = True, FIRST_PAUSE_S
             try:
                 parser = Parser()

@@ -136,6 +136,31 @@ class Answers(VerbTestCase):
         self.verb("summary", status=5)
         self.assertIn("is this service B of rtprov?", self.errors)
 
+    def test_other_service(self) -> None:
+        """So is an answer of another service that speaks JSON."""
+        task = ("ABC123456", "f" * 32)
+        for document in (
+            [], [1], {}, None, "x", {"ok": True}, {"summary": 1, "tasks": [1], "failures": {}},
+            b"", b"[" * 100_000,
+        ):  # fmt: skip
+            for verb in (
+                ("summary",), ("tasks",), ("device", "ABC123456"), ("failures",),
+                ("order", "ABC123456", *BODY), ("status", *task), ("cancel", *task),
+                ("events", "-f"), ("tasks", "--all", "-o", "csv"),
+                ("tasks", "--all", "-o", "jsonl"),
+            ):  # fmt: skip
+                self.front.answers.append(Canned(200, document))
+                self.assertEqual(self.verb(*verb, status=5), "")
+                self.assertIn("is this service B of rtprov?", self.errors)
+                self.assertEqual(self.errors.count("\n"), 1)
+
+    def test_odd_fields(self) -> None:
+        """Fields of a list that are not service B's end no verb in a traceback."""
+        odd = {"tasks": [], "failures": [{}], "next": 5, "incomplete": 5}
+        self.front.answers += [Canned(200, odd), Canned(200, odd)]
+        self.verb("tasks", status=5)
+        self.verb("failures")
+
     def test_redirection(self) -> None:
         """A redirection, such as a proxy's to its log-in, is no success: it is named, with 5."""
         to = {"Location": "https://sso.example/\x1b"}

@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+CSV = {"Content-Type": "text/csv; charset=utf-8"}
 SUMMARY: dict[str, Any] = {
     "tasks": {"waiting": 812, "calling": 10, "retrying": 3},
     "ended": {
@@ -136,9 +137,10 @@ class FakeFrontEnd(Resource):
             )
         if rest == "tasks.csv":
             rows = "".join(f"{each['taskId']},{each['state']}\r\n" for each in self.tasks)
-            return Canned(200, f"taskId,state\r\n{rows}".encode())
+            return Canned(200, f"taskId,state\r\n{rows}".encode(), CSV)
         if rest == "tasks.jsonl":
-            return Canned(200, "".join(json.dumps(each) + "\n" for each in self.tasks).encode())
+            lines = "".join(json.dumps(each) + "\n" for each in self.tasks)
+            return Canned(200, lines.encode(), {"Content-Type": "application/jsonl"})
         if rest == "tasks" or rest.endswith("/task"):
             return self._page(asked)
         if rest.startswith("tasks/"):

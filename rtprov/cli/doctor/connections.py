@@ -94,8 +94,10 @@ def _clock(check: Check, answer: Answer, now: float) -> Iterator[Finding]:
 
 def _version(check: Check, answer: Answer) -> Iterator[Finding]:
     info = answer.document.get("info", {}) if isinstance(answer.document, dict) else {}
-    version = info.get("version")
-    if version is not None and version != __version__:
+    version = info.get("version") if isinstance(info, dict) else None
+    if version is None and answer.status == 200:
+        yield check.error("is another service: its /openapi.json has no version", "correct --url")
+    elif version is not None and version != __version__:
         yield Check("version", check.about).warning(
             f"runs rtprov {version}, and this is {__version__}",
             "upgrade the older one: workers first, then front ends, then the command line",

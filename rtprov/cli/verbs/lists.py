@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from rtprov.cli.api import API
+from rtprov.cli.api import API, missing_in
 from rtprov.cli.body import Stalled
 from rtprov.cli.failures import OutOfReach, Status
 from rtprov.cli.output import Column
@@ -19,6 +19,8 @@ from rtprov.cli.task_view import NAMES, columns
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_LIMIT = 20
+DOWNLOADS = {"csv": "text/csv", "jsonl": "application/jsonl"}
+"""The formats of a download, and their media types."""
 FILTERS = {
     "state": (
         "STATE",
@@ -127,15 +129,17 @@ def tasks(
 
     With --all, CSV and JSONL are a download: one request, however many tasks there are.
     """
-    if everything and before is None and session.format in ("csv", "jsonl"):
-        _download(session, f"{API}/tasks.{session.format}", query)
+    if everything and before is None and session.format in DOWNLOADS:
+        _download(session, query)
     path = f"{API}/tasks"
     _list(session, path, query, limit=None if everything else limit, before=before)
 
 
-def _download(session: Session, path: str, query: list[tuple[str, str]]) -> None:
+def _download(session: Session, query: list[tuple[str, str]]) -> None:
+    path, media_type = f"{API}/tasks.{session.format}", DOWNLOADS[session.format]
+
     async def work(connected: Connected) -> int:
-        body = await connected.api.stream(path, query)
+        body = await connected.api.stream(path, query, media_type=media_type)
         out = cast("TextIOWrapper", session.out).buffer
         try:
             while (piece := await body.read()) is not None:
@@ -166,17 +170,18 @@ def failures(session: Session, query: list[tuple[str, str]], by: str) -> None:
 
     async def work(connected: Connected) -> int:
         document = await connected.api.get(f"{API}/tasks/failures", [("by", by), *query])
+        rows = connected.api.part(document, "failures", list)
         writer = session.writer(
             [
-                Column("COUNT", lambda row: str(row["count"]), right=True),
-                Column("REASON", lambda row: str(row["reason"]), fold=True),
+                Column("COUNT", lambda row: str(row.get("count")), right=True),
+                Column("REASON", lambda row: str(row.get("reason")), fold=True),
             ],
             names=("reason", "count"),
         )
-        for row in document["failures"]:
+        for row in rows:
             writer.add(row)
         writer.end("no failed tasks")
-        connected.api.tell_incomplete(document.get("incomplete") or ())
+        connected.api.tell_incomplete(missing_in(document))
         return Status.DONE
 
     session.run(work)

@@ -68,7 +68,7 @@ async def details_of(api: Api, equipment: str, task: str) -> dict[str, Any]:
     if refusal is not None:  # the id of a task may be the name of another resource, as `failures`
         raise refusal
     document = await api.get(f"{API}/tasks/{quote(task, safe='')}")
-    found: dict[str, Any] = document["task"]
+    found: dict[str, Any] = api.part(document, "task", dict)
     if found.get("equipmentId") != equipment:
         raise VerbFailed(f"{_UNKNOWN_TASK}: it is a task of another device", Status.NOT_FOUND)
     return found
@@ -128,7 +128,8 @@ def cancel(session: Session, equipment: str, task: str, reason: str | None) -> N
         if answer.status == 409:
             raise VerbFailed(answer.message, status_of(409))
         row = {"taskId": task, "equipmentId": equipment, "state": "cancelled"}
-        writer = session.writer([Column("", lambda _: answer.message)], headed=False, single=True)
+        message = connected.api.part(answer.document, "message", str)
+        writer = session.writer([Column("", lambda _: message)], headed=False, single=True)
         writer.add(row)
         writer.end()
         return Status.DONE

@@ -93,6 +93,7 @@ async def _submit(api: Api, equipment: str, body: bytes, key: str | None) -> str
     path = f"{API}/equipment/cpe/{quote(equipment, safe='')}"
     try:
         answer = await api.ask("POST", path, body=body, headers=headers)
+        return api.part(answer.document, "taskId", str)
     except OutOfReach as error:
         if not error.sent:
             raise
@@ -100,8 +101,6 @@ async def _submit(api: Api, equipment: str, body: bytes, key: str | None) -> str
             f"{error}; the order may have been accepted: look at `rtprov device {equipment}`"
             " before you order again"
         ) from None
-    task: str = answer.document["taskId"]
-    return task
 
 
 def _body(options: dict[str, Any]) -> bytes:

@@ -20,7 +20,8 @@ def summary(session: Session) -> None:
     """Show how many tasks wait, run and have ended, and the state of all parts."""
 
     async def work(connected: Connected) -> int:
-        found = (await connected.api.get(f"{API}/summary"))["summary"]
+        api = connected.api
+        found = api.part(await api.get(f"{API}/summary"), "summary", dict)
         out = session.out
         if session.format == "table":
             view = summary_view(found, session.process.now())

@@ -51,6 +51,13 @@ class ServiceB(DoctorTestCase):
         self.answer(ready=Canned(200, b"<html></html>"))
         self.finds("service B", "is not JSON")
 
+    def test_other_json(self) -> None:
+        """The URL leads to another service that speaks JSON."""
+        for document in ({"info": []}, {}, [], None):
+            self.answer()
+            self.front.answers[1] = Canned(200, document)
+            self.finds("service B", "is another service")
+
     def test_redirection(self) -> None:
         """A proxy in front of service B redirects to its page for logging in."""
         self.answer(ready=Canned(302, b"", {"Location": "https://sso.example/"}))

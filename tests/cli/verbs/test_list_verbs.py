@@ -6,6 +6,7 @@ import csv
 import io
 import json
 
+from rtprov.cli.verbs.lists import DOWNLOADS
 from tests.support.cli_case import URL, VerbTestCase
 from tests.support.fake_front_end import Canned, task_document
 
@@ -134,7 +135,8 @@ class Lists(VerbTestCase):
     def test_incomplete_download(self) -> None:
         """A download names what it lacks, too."""
         for format in ("csv", "jsonl"):
-            self.front.answers.append(Canned(200, b"", {"Rtprov-Incomplete": "0of2, 1of2"}))
+            headers = {"Content-Type": DOWNLOADS[format], "Rtprov-Incomplete": "0of2, 1of2"}
+            self.front.answers.append(Canned(200, b"", headers))
             self.verb("tasks", "--all", "-o", format)
             self.assertIn('answers for: ["0of2", "1of2"]; their tasks', self.errors)
 
