@@ -148,6 +148,7 @@ def asks_service_b(function: F) -> F:
             "certificate": certificate,
             "private_key": private_key,
         }
+        ends_well(check_texts)(ctx)
         before_verb = ctx.meta.get("rtprov.connection", {})
         given = {name: value or before_verb.get(name) for name, value in given.items()}
         session = Session(
@@ -162,6 +163,20 @@ def asks_service_b(function: F) -> F:
     for option in reversed(_CONNECTION):
         run = option(run)
     return run  # type: ignore[return-value] # click's decorators add parameters
+
+
+def check_texts(ctx: click.Context) -> None:
+    """Raise `VerbFailed` if an argument that is sent is not valid UTF-8.
+
+    Python turns other bytes into surrogates. They may be part of a file's path.
+    """
+    for parameter in ctx.command.params:
+        if isinstance(parameter.type, click.Path):
+            continue
+        value = ctx.params.get(parameter.name or "")
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and any("\ud800" <= each <= "\udfff" for each in text):
+                raise VerbFailed(f"{parameter.get_error_hint(ctx)}: not valid UTF-8", Status.USAGE)
 
 
 def ends_well(function: F) -> F:

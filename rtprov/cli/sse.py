@@ -108,6 +108,8 @@ async def events(api: Api, *, last_id: str | None = None) -> AsyncIterator[Serve
                 raise
             api.tell(f"{error}; trying again in {pause_s:.0f} s")
         except Exception as error:  # connection errors have no common base class
+            if not opened:
+                raise
             api.tell(f"{api.explain(error)}; opening the stream of events again")
         yield None
         await deferLater(api.clock, pause_s)

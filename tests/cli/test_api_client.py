@@ -67,6 +67,47 @@ class Repeating(VerbTestCase):
         self.assertEqual(self.verb("order", "ABC123456", *BODY), "f" * 32 + "\n")
 
 
+class NotUtf8(VerbTestCase):
+    """Input that is not UTF-8 ends with 2 and one line, and nothing is sent."""
+
+    def test_arguments(self) -> None:
+        """It is the same for each argument and option that would be sent."""
+        task, bad = ("ABC123456", "f" * 32), "x\udcff"
+        for name, arguments in (
+            ("EQUIPMENT", ("device", bad)),
+            ("EQUIPMENT", ("order", bad, *BODY)),
+            ("TASK", ("status", "ABC123456", bad)),
+            ("--reason", ("tasks", "--reason", bad)),
+            ("--reason", ("failures", "--reason", bad)),
+            ("--reason", ("cancel", *task, "--reason", bad)),
+            ("--before", ("tasks", "--before", bad)),
+            ("--idempotency-key", ("order", "ABC123456", *BODY, "--idempotency-key", bad)),
+            ("--last-event-id", ("events", "-f", "--last-event-id", bad)),
+            ("--equipment-url", ("doctor", "--equipment-url", bad)),
+            ("TASK", ("wait", *task, bad, "f" * 32)),
+        ):
+            self.verb(*arguments, status=2)
+            self.assertRegex(self.errors, f"^rtprov: .*{name}.*: not valid UTF-8\n$")
+        self.assertEqual(self.front.requests, [])
+
+    def test_paths(self) -> None:
+        """The path of a file may have any bytes."""
+        file = self.folder / "token\udcff"
+        file.write_text("secret-token\n")
+        self.verb("summary", "--token-file", str(file))
+        self.assertEqual(self.front.requests[-1].headers["authorization"], "Bearer secret-token")
+        file.write_text('{"parameters": [{"vlan": 5}]}')
+        self.front.answers.append(Canned(200, {"code": 200, "taskId": "f" * 32}))
+        self.verb("order", "ABC123456", "--body", str(file))
+
+    def test_standard_input(self) -> None:
+        """Lines of tasks are UTF-8, with or without a byte order mark."""
+        for content in (b"ABC\xff01 x", "ABC123456 x".encode("utf-16")):
+            self.verb("wait", status=2, text=content)
+            self.assertIn("standard input: cannot read the tasks: it is not UTF-8", self.errors)
+            self.assertEqual(self.errors.count("\n"), 1)
+
+
 class Parameters(VerbTestCase):
     def sent(self, *values: str) -> Any:
         """Return the parameters of an order with these values, as the front end gets them."""

@@ -85,13 +85,13 @@ class VerbTestCase(SynchronousTestCase):
     def _end(self) -> None:
         self.network.advance(400)
 
-    def invoke(self, *arguments: str, text: str | None = None) -> Result:
+    def invoke(self, *arguments: str, text: str | bytes | None = None) -> Result:
         """Run a verb with the URL of the front end; return its result."""
         environ = {"RTPROV_API_URL": URL, **self.process.environ}
         self.process.environ = environ
         return CliRunner().invoke(main, arguments, obj=self.process, input=text)
 
-    def verb(self, *arguments: str, status: int = 0, text: str | None = None) -> str:
+    def verb(self, *arguments: str, status: int = 0, text: str | bytes | None = None) -> str:
         """Run a verb, which must end with `status`; return its standard output."""
         done = self.invoke(*arguments, text=text)
         if done.exception is not None and not isinstance(done.exception, SystemExit):

@@ -14,6 +14,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from rtprov.cli.api import Api
 from rtprov.cli.failures import OutOfReach, Status, VerbFailed, status_of
+from rtprov.cli.files import text_of
 from rtprov.cli.process import complain
 from rtprov.cli.progress import Progress
 from rtprov.cli.session import Connected, Session, asks_service_b
@@ -62,9 +63,9 @@ def wait(session: Session, tasks: tuple[str, ...], timeout: float | None) -> Non
     """
     if not tasks and sys.stdin.isatty():
         raise click.UsageError("Missing argument 'EQUIPMENT TASK'.")
-    words = (
-        sys.stdin.read().removeprefix("\ufeff").split() if tasks in ((), ("-",)) else list(tasks)
-    )
+    words = list(tasks)
+    if tasks in ((), ("-",)):
+        words = text_of(sys.stdin.buffer.read(), "standard input", "tasks").split()
     if len(words) % 2:
         raise click.UsageError("expected pairs of EQUIPMENT and TASK")
     pairs = [Waited(*pair) for pair in zip(words[::2], words[1::2], strict=True)]

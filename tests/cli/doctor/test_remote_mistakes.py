@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -53,7 +54,8 @@ class ServiceB(DoctorTestCase):
 
     def test_other_json(self) -> None:
         """The URL leads to another service that speaks JSON."""
-        for document in ({"info": []}, {}, [], None):
+        documents: list[Any] = [{"info": []}, {}, [], None]
+        for document in documents:
             self.answer()
             self.front.answers[1] = Canned(200, document)
             self.finds("service B", "is another service")

@@ -5,10 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, cast
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtprov.cli.sse import Parser, StreamBroken
+from rtprov.cli.api import Api
+from rtprov.cli.profile import Profile
+from rtprov.cli.sse import Parser, StreamBroken, events
 from rtprov.cli.verbs.top import Screen
 from tests.support.cli_case import VerbTestCase
 from tests.support.fake_front_end import SUMMARY, Canned, task_document
@@ -76,6 +83,13 @@ class Events(VerbTestCase):
         """A front end that has no events ends the verb at once."""
         self.front.answers.append(Canned(404, {"code": 404, "message": "There is nothing"}))
         self.verb("events", "-f", status=4)
+
+    def test_not_sent(self) -> None:
+        """A request that cannot be made is not made again."""
+        http, _ = self.process.http(Profile("https://b", Path("ca.pem")))
+        api = Api(http, "https://b", cast("IReactorTime", self.clock), self.process.now)
+        first = cast("Coroutine[Any, Any, Any]", anext(events(api, last_id="\udcff")))
+        self.failureResultOf(Deferred.fromCoroutine(first), UnicodeEncodeError)
 
 
 class Parsing(SynchronousTestCase):
