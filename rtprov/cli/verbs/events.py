@@ -15,6 +15,7 @@ from rtprov.cli.sse import events as all_events
 from rtprov.cli.summary_view import PHASES, eta
 from rtprov.cli.task_view import state_of
 
+KINDS = ("summary", "task", "skipped", "equipment", "dispatch", "campaign")
 NAMES = ("event", "id", "taskId", "equipmentId", "state")
 """The columns of CSV."""
 
@@ -25,8 +26,9 @@ NAMES = ("event", "id", "taskId", "equipmentId", "state")
     "--kind",
     "kinds",
     multiple=True,
+    type=click.Choice(KINDS),
     metavar="KIND",
-    help="Only summary, task, skipped, equipment, dispatch, campaign. Repeatable.",
+    help=f"Only {', '.join(KINDS)}. Repeatable.",
 )
 @click.option("--last-event-id", metavar="ID", help="Begin after this event.")
 @asks_service_b

@@ -84,6 +84,12 @@ class Events(VerbTestCase):
         self.front.answers.append(Canned(404, {"code": 404, "message": "There is nothing"}))
         self.verb("events", "-f", status=4)
 
+    def test_kinds(self) -> None:
+        """A kind that does not exist, such as a misspelt one, is refused."""
+        self.verb("events", "--kind", "tasks", status=2)
+        self.assertIn("'tasks' is not one of 'summary', 'task', 'skipped'", self.errors)
+        self.assertEqual(self.front.requests, [])
+
     def test_not_sent(self) -> None:
         """A request that cannot be made is not made again."""
         http, _ = self.process.http(Profile("https://b", Path("ca.pem")))
