@@ -7,6 +7,7 @@ DELETE, or a POST with an ``Idempotency-Key``. Any other error ends the verb.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from io import BytesIO
@@ -42,6 +43,10 @@ MAX_PAGE = 100
 # Errors of a request of which at least a part was written.
 WRITTEN = (RequestTransmissionFailed, ResponseFailed)
 INCOMPLETE = "Rtprov-Incomplete"  # shards that a download lacks
+# The alerts of TLS by which the server refuses the client's certificate, or asks for one.
+_CERTIFICATE_REFUSED = re.compile(
+    r"\balert (certificate|bad certificate|unsupported certificate|unknown ca)\b"
+)
 _REPEATABLE = ("GET", "DELETE")
 
 T = TypeVar("T")
@@ -244,8 +249,11 @@ class Api:
                 ) from None
             if was_cancelled(error):
                 raise CancelledError from None
+            text = f"{self.url}: {self.explain(error)}"
+            if _CERTIFICATE_REFUSED.search(text):
+                raise VerbFailed(text, Status.NOT_ALLOWED) from None
             sent = isinstance(error, WRITTEN) and not handshake_failed(error)
-            raise OutOfReach(f"{self.url}: {self.explain(error)}", sent=sent) from None
+            raise OutOfReach(text, sent=sent) from None
         finally:
             if timer.active():
                 timer.cancel()

@@ -6,15 +6,19 @@ import errno
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from attrs import frozen
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseFailed
 
 from rtprov.cli.api import Answer, Api
-from rtprov.cli.failures import OutOfReach
-from rtprov.cli.https import client_for
+from rtprov.cli.failures import OutOfReach, Status, VerbFailed
+from rtprov.cli.https import client_for, reason
 from rtprov.cli.profile import Profile
 from tests.support.certificates import Authority
 
@@ -69,3 +73,37 @@ class Connecting(SynchronousTestCase):
             self.error_of(asked),
             "https://[::1]:8443: could not connect to [::1]:8443: Connection refused",
         )
+
+
+@frozen
+class Refusing:
+    """An HTTP client whose server ends TLS with an alert."""
+
+    alert: str
+
+    def request(self, *args: object, **kwargs: object) -> Deferred[None]:
+        error = SSL.Error([("SSL routines", "", self.alert)])
+        return fail(ResponseFailed([Failure(error)]))
+
+
+class ClientCertificate(SynchronousTestCase):
+    def status(self, alert: str) -> Status:
+        """Return the status of an order whose connection ends with an alert."""
+        clock, http = cast("Any", Clock()), cast("Any", Refusing(alert))
+        api = Api(http, "https://b", clock, lambda: 0.0, explain=reason)
+        asked = Deferred.fromCoroutine(api.ask("POST", "/api/v1/x", body=b"{}"))
+        error = self.failureResultOf(asked, VerbFailed).value
+        assert isinstance(error, VerbFailed)
+        self.assertEqual(str(error), f"https://b: TLS: {alert}")
+        return error.status
+
+    def test_refused(self) -> None:
+        """A client certificate that is missing or refused is a matter of credentials."""
+        for alert in (
+            "tlsv13 alert certificate required",
+            "tlsv1 alert unknown ca",
+            "sslv3 alert bad certificate",
+            "ssl/tls alert certificate expired",
+        ):
+            self.assertEqual(self.status(alert), Status.NOT_ALLOWED)
+        self.assertEqual(self.status("tlsv1 alert internal error"), Status.OUT_OF_REACH)
