@@ -106,6 +106,14 @@ class OneTask(SystemTestCase):
         self.assertEqual([row["taskId"] for row in rows], tasks[::-1])
         self.system.network.advance(200)
 
+    def test_download(self) -> None:
+        """All tasks are downloaded, and the events begin with a summary."""
+        task = self.order("ABC123456")
+        for format in ("csv", "jsonl"):
+            self.assertIn(task, self.verb("tasks", "--all", "-o", format))
+        self.assertIn("summary", self.verb("events"))
+        self.system.network.advance(61)
+
     def test_front_end_returns(self) -> None:
         """wait goes on if the front end is away for a while, and says so once."""
         task = self.order("ABC123456")
