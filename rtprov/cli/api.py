@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlencode
 
 from attrs import field, frozen
 from OpenSSL import SSL
@@ -22,6 +22,7 @@ from twisted.web.client import FileBodyProducer, RequestTransmissionFailed, Resp
 from twisted.web.http_headers import Headers
 
 from rtprov import __version__
+from rtprov.cli.answer import Answer, cursor_of, missing_in, printable
 from rtprov.cli.body import BodyStream, Stalled, TooLong, read_all
 from rtprov.cli.failures import OutOfReach, Status, VerbFailed, status_of
 from rtprov.network.hosts import for_treq
@@ -51,36 +52,6 @@ _REPEATABLE = ("GET", "DELETE")
 
 T = TypeVar("T")
 Query = Iterable[tuple[str, str]]
-
-
-@frozen
-class Answer:
-    """An HTTP answer with a JSON document."""
-
-    status: int
-    document: Any
-    headers: Headers = field(factory=Headers)
-
-    @property
-    def message(self) -> str:
-        """The message of an error."""
-        return _message(self.document) or f"HTTP {self.status}"
-
-    def header(self, name: str) -> str | None:
-        """Return the last value of a header field, None if it is missing."""
-        values = self.headers.getRawHeaders(name)
-        return values[-1] if values else None
-
-
-def _message(document: object) -> str | None:
-    """Return the message in an error's document, in one printable line."""
-    if isinstance(document, dict) and isinstance(document.get("message"), str):
-        return _printable(document["message"])
-    return None
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else "\ufffd" for each in text[:1000])
 
 
 @frozen
@@ -191,7 +162,7 @@ class Api:
             raise OutOfReach(f"{self.url}: {self.explain(error)}", sent=True) from None
         if 300 <= status < 400:
             location = Answer(status, None, headers).header("Location")
-            to = f" to {_printable(location)}" if location else ""
+            to = f" to {printable(location)}" if location else ""
             raise VerbFailed(
                 f"{self.url}: the answer is a redirection (HTTP {status}){to}: is this service B of"
                 " rtprov?",
@@ -333,12 +304,6 @@ class Api:
             self.tell(f"no live worker answers for: {json.dumps(names)}; their tasks are missing")
 
 
-def missing_in(document: dict[str, Any]) -> list[str]:
-    """Return the shards that an answer lacks."""
-    found = document.get("incomplete")
-    return [str(each) for each in found] if isinstance(found, list) else []
-
-
 def was_cancelled(error: BaseException) -> bool:
     """Return whether an error of Twisted's HTTP client means that the request was cancelled."""
     if isinstance(error, WRITTEN):
@@ -349,9 +314,3 @@ def was_cancelled(error: BaseException) -> bool:
 def handshake_failed(error: RequestTransmissionFailed | ResponseFailed) -> bool:
     """Return whether the server ended TLS, for lack of a client certificate, and read nothing."""
     return any(isinstance(each.value, SSL.Error) for each in error.reasons)
-
-
-def cursor_of(following: str) -> str | None:
-    """Return the parameter ``before`` of the path of the next page."""
-    values = parse_qs(urlsplit(following).query).get("before")
-    return values[0] if values else None

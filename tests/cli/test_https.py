@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseFailed
 
-from rtprov.cli.api import Answer, Api
+from rtprov.cli.answer import Answer
+from rtprov.cli.api import Api
 from rtprov.cli.failures import OutOfReach, Status, VerbFailed
 from rtprov.cli.https import client_for, reason
 from rtprov.cli.profile import Profile

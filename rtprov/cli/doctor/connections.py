@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 from twisted.web.http_headers import Headers
 
 from rtprov import __version__
-from rtprov.cli.api import API, Answer, Api
+from rtprov.cli.answer import Answer
+from rtprov.cli.api import API, Api
 from rtprov.cli.doctor.finding import Check, Finding
 from rtprov.cli.failures import VerbFailed
 from rtprov.errors import BrokerError, ConfigurationError

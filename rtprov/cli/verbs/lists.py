@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import click
 
-from rtprov.cli.api import API, missing_in
+from rtprov.cli.answer import missing_in
+from rtprov.cli.api import API
 from rtprov.cli.body import Stalled
 from rtprov.cli.failures import OutOfReach, Status
 from rtprov.cli.output import Column
