@@ -181,6 +181,8 @@ async def _ended(connected: Connected, waited: Waited, progress: Progress) -> No
             await deferLater(clock, api.pause_s(answer) or AGAIN_S)
             continue
         if state is None:
+            if answer.status < 300:  # service B says how the task is, or refuses
+                api.part(answer.document, "code", int)
             status = status_of(answer.status)
             waited.refusal = VerbFailed(f"{waited.task}: {answer.message}", status)
             return

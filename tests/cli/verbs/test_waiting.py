@@ -90,3 +90,11 @@ class Several(VerbTestCase):
         self.front.answers.append(DONE)
         found = json.loads(self.verb("wait", *FIRST, "AB", SECOND[1], "-o", "json", status=4))
         self.assertEqual([row["taskId"] for row in found], [FIRST[1]])
+
+    def test_other_service(self) -> None:
+        """An answer of another service that speaks JSON is named as such."""
+        documents: list[Any] = [[], {}, {"code": "x"}, None]
+        for document in documents:
+            self.front.answers.append(Canned(200, document))
+            self.assertEqual(self.verb("wait", *FIRST, status=5), "")
+            self.assertIn("has no code: is this service B of rtprov?", self.errors)
