@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from attrs import define, field
 from twisted.internet.defer import CancelledError
 
 from rtprov.amqp.client.publisher import Publisher
@@ -20,11 +21,25 @@ from rtprov.model import Event, Finished, Marker, Requested, Started, State, Unr
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, make_task, task_id
 
 if TYPE_CHECKING:
+    from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.broker.server.connection import BrokerProtocol
 
 
 def started(number: int) -> Started:
     return Started(task_id(number), "DEVICE1", EPOCH, 1)
+
+
+@define
+class AfterTheJournal:
+    """A session that notes how many events had been applied when it was attached."""
+
+    seen: list[Event]
+    applied: list[int] = field(factory=list)
+
+    async def attach(self, connection: AmqpConnection) -> None:
+        self.applied.append(len(self.seen))
+
+    def detach(self) -> None: ...
 
 
 class JournalTestCase(BrokerTestCase):
@@ -70,6 +85,17 @@ class Following(JournalTestCase):
             self.publish_event(event)
         self.follow()
         self.assertEqual(self.seen, [Requested(task_id(1), "DEVICE1", EPOCH), *events])
+
+    def test_what_comes_after_the_replay(self) -> None:
+        """The next session of the connection is attached only when all events have been applied."""
+        events = [started(number) for number in range(2500)]
+        for event in events:
+            self.publish_event(event)
+        publisher = Publisher(clock=self.clock)
+        after = AfterTheJournal(self.seen)
+        journal = self.journal(self.seen.append, publisher)
+        self.reconnected(self.begin([Topology([SHARD]), publisher, journal, after]))
+        self.assertEqual(after.applied, [len(events)])
 
     def test_live(self) -> None:
         """Events that are published later are applied as they arrive."""
