@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from OpenSSL.crypto import X509Store, X509StoreContext, X509StoreContextError
 
-from rtprov.cli.doctor.finding import Check, Finding, or_ok, readable_by_others
+from rtprov.cli.doctor.finding import Check, Finding, Level, open_to_others, or_ok
 from rtprov.errors import ConfigurationError
 from rtprov.security.certificates import expiry_warning, load_certificates, load_identity
-from rtprov.security.files import read_text
+from rtprov.security.files import is_there, read_text
 from rtprov.security.sealer import key_id, load_keys
 from rtprov.security.tls_client import check_name, service_id
 from rtprov.security.tls_failures import CertificateRefused
@@ -30,24 +30,29 @@ _RENEW = "renew the certificate; running processes use the new file within 5 s"
 def certificates(folder: Path, url: str, now: datetime) -> list[Finding]:
     """Check the folder of ``--certs``. `url` is that of service B, whose name must be in it."""
     check = Check("certificates", str(folder))
-    if not folder.is_dir():
-        return [
-            check.error(
-                "the folder does not exist",
-                "name it with --certs; for development, `rtprov certs dev certs` makes one",
-            )
-        ]
+    found = _in_folder(check, folder, url, now)
+    return or_ok(check.until_error(found), check, "all are valid, and belong together")
+
+
+def _in_folder(check: Check, folder: Path, url: str, now: datetime) -> Iterator[Finding]:
+    if not (is_there(folder) and folder.is_dir()):
+        yield check.error(
+            "the folder does not exist",
+            "name it with --certs; for development, `rtprov certs dev certs` makes one",
+        )
+        return
     authority = folder / "ca.pem"
     found = list(authority_of(authority, now))
-    if not any(each.level.value == "error" for each in found):
-        for role in _ROLES:
-            certificate, key = folder / f"{role}.pem", folder / f"{role}.key"
-            if certificate.exists() or key.exists():
-                found += pair(certificate, key, authority, now)
-        certificate = folder / "frontend.pem"
-        if certificate.exists():
-            found += server_name(certificate, url)
-    return or_ok(found, check, "all are valid, and belong together")
+    yield from found
+    if any(each.level is Level.ERROR for each in found):
+        return
+    for role in _ROLES:
+        certificate, key = folder / f"{role}.pem", folder / f"{role}.key"
+        if is_there(certificate) or is_there(key):
+            yield from pair(certificate, key, authority, now)
+    certificate = folder / "frontend.pem"
+    if is_there(certificate):
+        yield from server_name(certificate, url)
 
 
 def authority_of(file: Path, now: datetime) -> Iterator[Finding]:
@@ -56,7 +61,7 @@ def authority_of(file: Path, now: datetime) -> Iterator[Finding]:
     try:
         load_certificates(file)
     except ConfigurationError as error:
-        yield check.error(str(error), "put the CA's certificate there, as PEM")
+        yield check.refused(error, "put the CA's certificate there, as PEM")
         return
     yield from validity(file, now)
 
@@ -80,7 +85,7 @@ def pair(certificate: Path, key: Path, authority: Path, now: datetime) -> Iterat
     """Check a certificate with its key: present, readable, a pair, signed by the CA, valid."""
     check = Check("certificate", str(certificate))
     for file in (certificate, key):
-        if not file.exists():
+        if not is_there(file):
             yield Check("certificate", str(file)).error(
                 "the file is missing", "a certificate and its key belong together: copy both"
             )
@@ -93,9 +98,9 @@ def pair(certificate: Path, key: Path, authority: Path, now: datetime) -> Iterat
             if "encrypted" in str(error)
             else "copy certificate and key from the same place again"
         )
-        yield check.error(str(error), advice)
+        yield check.refused(error, advice)
         return
-    yield from readable_by_others(key, "private key")
+    yield from open_to_others(key, "private key")
     yield from validity(certificate, now)
     why = not_signed_by(certificate, authority, now)
     if why is not None:
@@ -142,40 +147,46 @@ def server_name(certificate: Path, url: str) -> Iterator[Finding]:
 def sealing_keys(file: Path) -> list[Finding]:
     """Check the file with the sealing keys."""
     check = Check("sealing keys", str(file))
-    if not file.exists():
-        return [
-            check.error(
-                "the file does not exist",
-                "copy it from another role or from the backup; a new key cannot open old tasks",
-            )
-        ]
+    return list(check.until_error(_sealing_keys(check, file)))
+
+
+def _sealing_keys(check: Check, file: Path) -> Iterator[Finding]:
+    if not is_there(file):
+        yield check.error(
+            "the file does not exist",
+            "copy it from another role or from the backup; a new key cannot open old tasks",
+        )
+        return
     try:
         ids = [key_id(each) for each in load_keys(read_text(file, "sealing keys"))]
     except ConfigurationError as error:
-        return [check.error(str(error), "one key a line; copy the file again from another machine")]
-    found = list(readable_by_others(file, "sealing keys"))
+        yield check.refused(error, "one key a line; copy the file again from another machine")
+        return
+    found = list(open_to_others(file, "sealing keys"))
     if len(set(ids)) != len(ids):
         found.append(check.warning("holds the same key twice", "delete one of the two lines"))
-    if file.resolve().parent.name == "state" or (file.parent / "journal.sqlite").exists():
+    if file.resolve().parent.name == "state" or is_there(file.parent / "journal.sqlite"):
         found.append(
             check.warning(
                 "is in the same folder as the state",
                 "a backup of that folder can be read with the key in it: keep them apart",
             )
         )
-    return or_ok(found, check, f"{', '.join(ids)}; the first one seals")
+    yield from or_ok(found, check, f"{', '.join(ids)}; the first one seals")
 
 
 def tokens(file: Path, now: float) -> list[Finding]:
     """Check the file with the bearer tokens of a front end. `now` is in seconds since the epoch."""
     check = Check("tokens", str(file))
+    return list(check.until_error(_tokens(check, file, now)))
+
+
+def _tokens(check: Check, file: Path, now: float) -> Iterator[Finding]:
     try:
-        text = read_text(file, "tokens")
-        listed = parse_tokens(text)
+        listed = parse_tokens(read_text(file, "tokens"))
     except ConfigurationError as error:
-        return [
-            check.error(str(error), "each line: NAME sha256:HASH; `rtprov token add` makes one")
-        ]
+        yield check.refused(error, "each line: NAME sha256:HASH; `rtprov token add` makes one")
+        return
     found = []
     if not listed:
         found.append(
@@ -195,4 +206,4 @@ def tokens(file: Path, now: float) -> list[Finding]:
         )
     if file.stat().st_mode & 0o002:
         found.append(check.error("every user of this machine can write it", f"chmod o-w {file}"))
-    return or_ok(found, check, f"{len(listed)} tokens")
+    yield from or_ok(found, check, f"{len(listed)} tokens")

@@ -7,13 +7,15 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rtprov.cli.doctor.finding import Check, Finding, readable_by_others
+from rtprov.cli.doctor.finding import Check, Finding, open_to_others
 from rtprov.cli.failures import VerbFailed
 from rtprov.cli.profile import VARIABLES, Profile, read_profiles
+from rtprov.security.files import is_there
 
 WANTED_FILES = 4096
 WANTED_FREE_BYTES = 1024**3
 WANTED_FREE_SHARE = 0.05
+MAX_PID = 2**31 - 1
 _SECRETS = ("RTPROV_API_TOKEN", "RTPROV_TOKEN", "RTPROV_PASSWORD", "RTPROV_SEAL_KEY")
 
 
@@ -42,17 +44,17 @@ def client(profile: Profile, config: Path) -> Iterator[Finding]:
     try:
         read_profiles(config)
     except VerbFailed as error:
-        yield check.error(str(error), f"keys of a profile: {', '.join(VARIABLES)}")
+        yield check.refused(error, f"keys of a profile: {', '.join(VARIABLES)}")
     if profile.token_file is None:
         return
     try:
         profile.token()
     except VerbFailed as error:
-        yield Check("token", str(profile.token_file)).error(
-            str(error), "the file holds the token that `rtprov token add` printed, and only that"
+        yield Check("token", str(profile.token_file)).refused(
+            error, "the file holds the token that `rtprov token add` printed, and only that"
         )
         return
-    yield from readable_by_others(profile.token_file, "token")
+    yield from check.until_error(open_to_others(profile.token_file, "token"))
 
 
 def open_files(soft: int, hard: int) -> Iterator[Finding]:
@@ -67,11 +69,17 @@ def open_files(soft: int, hard: int) -> Iterator[Finding]:
 def pid_file(file: Path) -> Iterator[Finding]:
     """Check that a pid file does not name a process that is gone, or another program's."""
     check = Check("pid file", str(file))
+    yield from check.until_error(_pid_file(check, file))
+
+
+def _pid_file(check: Check, file: Path) -> Iterator[Finding]:
     try:
         pid = int(file.read_text("ascii"))
     except FileNotFoundError:
         return
-    except (OSError, ValueError):
+    except ValueError:
+        pid = 0
+    if not 0 < pid <= MAX_PID:
         yield check.warning("holds no process id", f"delete it if twistd does not run: rm {file}")
         return
     try:
@@ -100,9 +108,13 @@ def _command_of(pid: int) -> bytes | None:
 
 def state_folder(folder: Path) -> Iterator[Finding]:
     """Check the folder of the embedded broker, if it exists."""
-    if not folder.exists():
-        return
     check = Check("state", str(folder))
+    yield from check.until_error(_state_folder(check, folder))
+
+
+def _state_folder(check: Check, folder: Path) -> Iterator[Finding]:
+    if not is_there(folder):
+        return
     if not folder.is_dir():
         yield check.error("is not a folder", "name a folder with --state")
         return

@@ -104,7 +104,7 @@ def _can_log_in(session: Session, found: list[Finding]) -> bool:
         )
     except ConfigurationError as error:
         advice = "name the CA of service B's certificate with --ca, or use --profile"
-        found.append(Check("profile", profile.url).error(str(error), advice))
+        found.append(Check("profile", profile.url).refused(error, advice))
         return False
     return True
 
@@ -116,7 +116,7 @@ def _on_this_machine(session: Session, set_up: SetUp) -> Iterator[Finding]:
     try:
         profile = session.profile
     except VerbFailed as error:
-        yield Check("profile", str(config)).error(str(error), "correct the option or the file")
+        yield Check("profile", str(config)).refused(error, "correct the option or the file")
         url = "https://localhost"
     else:
         url = profile.url
@@ -150,7 +150,7 @@ async def _broker(session: Session, set_up: SetUp) -> list[Finding]:
         try:
             text = read_text(set_up.broker_file, "broker's URL").strip()
         except VerbFailed as error:
-            return [Check("broker URL", source).error(str(error), "correct the file")]
+            return [Check("broker URL", source).refused(error, "correct the file")]
         if len(text.split()) != 1:
             return [
                 Check("broker URL", source).error(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import (
@@ -13,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from rtprov.cli.doctor.finding import Finding
+from rtprov.cli.doctor.finding import Check, Finding, Level
 from rtprov.cli.doctor.surroundings import free_space, open_files
 from rtprov.security.development import SEAL_KEY
 from rtprov.security.sealer import new_key
@@ -26,6 +28,57 @@ class Nothing(DoctorTestCase):
     def test_no_mistake(self) -> None:
         """A set-up without a mistake has no finding, and the status is 0."""
         self.assertEqual(self.diagnose("--local", status=0), [])
+
+
+class Refused(DoctorTestCase):
+    """The system refuses to show a file. Other checks go on."""
+
+    def test_path(self) -> None:
+        """The name is too long, so that the system does not say what is there."""
+        long = "x" * 300
+        here = self.certs
+        for option, check in (
+            ("--seal-keys", "sealing keys"),
+            ("--tokens", "tokens"),
+            ("--pidfile", "pid file"),
+            ("--state", "state"),
+        ):
+            self.assert_finds(check, "File name too long", option, str(here / long))
+        self.certs = here / long
+        options = ("--seal-keys", str(here / SEAL_KEY), "--ca", str(here / "ca.pem"))
+        self.assert_finds("certificates", "File name too long", *options)
+
+    def test_below_a_file(self) -> None:
+        """A folder of the path is a file."""
+        for option, check, words in (
+            ("--seal-keys", "sealing keys", "does not exist"),
+            ("--tokens", "tokens", "Not a directory"),
+            ("--pidfile", "pid file", "Not a directory"),
+        ):
+            self.assert_finds(check, words, option, str(self.certs / "ca.pem" / "x"))
+
+    def test_error_later(self) -> None:
+        """An error ends its check only, and what the check found before is kept."""
+        check = Check("state", "state")
+
+        def findings() -> Iterator[Finding]:
+            yield check.warning("first", "advice")
+            raise PermissionError(errno.EACCES, "Permission denied", "locked/state")
+
+        first, second = check.until_error(findings())
+        self.assertEqual((first.message, second.level), ("first", Level.ERROR))
+        self.assertEqual(second.message, "locked/state: Permission denied")
+        self.assertIn("let this user read it", second.advice)
+
+    def test_error_without_a_name(self) -> None:
+        """An error that names no file is one of what the check is about."""
+
+        def findings() -> Iterator[Finding]:
+            raise OSError("it failed")
+            yield
+
+        (found,) = Check("disk", "state").until_error(findings())
+        self.assertEqual(found.message, "state: it failed")
 
 
 class Certificates(DoctorTestCase):
@@ -132,6 +185,13 @@ class Keys(DoctorTestCase):
         """All users can read the sealing keys."""
         (self.certs / SEAL_KEY).chmod(0o604)
         self.assert_finds("sealing keys", "every user of this machine can read it")
+
+    def test_other_access(self) -> None:
+        """All users can write or execute the sealing keys."""
+        for mode, access in ((0o602, "write"), (0o606, "read"), (0o601, "execute")):
+            (self.certs / SEAL_KEY).chmod(mode)
+            words = f"every user of this machine can {access} it (mode {mode:04o})"
+            self.assert_finds("sealing keys", words)
 
     def test_twice(self) -> None:
         """A rotation added the key that was there already."""
@@ -243,6 +303,12 @@ class Surroundings(DoctorTestCase):
         gone.wait()
         (self.folder / "twistd.pid").write_text(str(gone.pid))
         self.assert_finds("pid file", "does not exist any more", level="warning")
+
+    def test_no_process_id(self) -> None:
+        """The pid file holds something else, or a number that no process can have."""
+        for text in ("", "twistd", "-1", "0", "99999999999999999999", "9" * 5000):
+            (self.folder / "twistd.pid").write_text(text)
+            self.assert_finds("pid file", "holds no process id", level="warning")
 
     def test_state_is_a_file(self) -> None:
         """--state names a file."""
