@@ -72,6 +72,11 @@ def _refused(message: str) -> VerbFailed:
     return VerbFailed(message, Status.USAGE)
 
 
+def variables_of(option: str, *roles: str) -> list[str]:
+    """Return the variables that set a command's option, those of one role's command first."""
+    return [*(f"RTPROV_{role}_{option}" for role in roles), f"RTPROV_{option}"]
+
+
 def config_file(environ: Mapping[str, str], home: Path) -> Path:
     """Return the path of the file with profiles, which need not exist."""
     folder = environ.get("XDG_CONFIG_HOME")

@@ -89,7 +89,7 @@ class VerbTestCase(SynchronousTestCase):
         """Run a verb with the URL of the front end; return its result."""
         environ = {"RTPROV_API_URL": URL, **self.process.environ}
         self.process.environ = environ
-        return CliRunner().invoke(main, arguments, obj=self.process, input=text)
+        return CliRunner().invoke(main, arguments, obj=self.process, input=text, env=environ)
 
     def verb(self, *arguments: str, status: int = 0, text: str | bytes | None = None) -> str:
         """Run a verb, which must end with `status`; return its standard output."""

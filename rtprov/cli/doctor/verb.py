@@ -17,13 +17,14 @@ from rtprov.cli.doctor.finding import Check, Finding, Level
 from rtprov.cli.failures import Status, VerbFailed
 from rtprov.cli.files import read_text
 from rtprov.cli.output import Column
-from rtprov.cli.profile import config_file
+from rtprov.cli.profile import config_file, variables_of
 from rtprov.cli.session import Connected, Session, asks_service_b
 from rtprov.errors import ConfigurationError
 from rtprov.network.hosts import parse_https_url
 from rtprov.security.tls_client import VerifiedServers
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+ROLES = ("FRONTEND", "WORKER", "STUB", "BROKER")
 _PATH = click.Path(path_type=Path)
 
 
@@ -42,36 +43,41 @@ class SetUp:
 
 @click.command()
 @click.option(
-    "--certs", type=_PATH, envvar="RTPROV_CERTS", default=Path("certs"), show_default=True,
-    metavar="DIR", help="Folder of certificates ($RTPROV_CERTS).",
+    "--certs", type=_PATH, envvar=variables_of("CERTS", *ROLES), default=Path("certs"),
+    show_default=True, metavar="DIR", help="Folder of certificates ($RTPROV_CERTS).",
 )  # fmt: skip
 @click.option(
-    "--seal-keys", type=_PATH, envvar="RTPROV_SEAL_KEYS", metavar="FILE",
+    "--seal-keys", type=_PATH, envvar=variables_of("SEAL_KEYS", "FRONTEND", "WORKER"),
+    metavar="FILE",
     help="File with the sealing keys ($RTPROV_SEAL_KEYS).  [default: seal.key in --certs]",
 )  # fmt: skip
 @click.option(
-    "--tokens", type=_PATH, envvar=["RTPROV_FRONTEND_TOKENS", "RTPROV_TOKENS"], metavar="FILE",
+    "--tokens", type=_PATH, envvar=variables_of("TOKENS", "FRONTEND"), metavar="FILE",
     help="File with the tokens of a front end ($RTPROV_TOKENS).",
 )  # fmt: skip
 @click.option(
-    "--state", type=_PATH, envvar="RTPROV_STATE", default=Path("state"), show_default=True,
-    metavar="DIR", help="Folder of the embedded broker ($RTPROV_STATE).",
+    "--state", type=_PATH, envvar=variables_of("STATE", "BROKER"), default=Path("state"),
+    show_default=True, metavar="DIR", help="Folder of the embedded broker ($RTPROV_STATE).",
 )  # fmt: skip
 @click.option(
     "--pidfile", "pid_file", type=_PATH, default=Path("twistd.pid"), show_default=True,
     metavar="FILE", help="The pid file of twistd.",
 )  # fmt: skip
 @click.option(
-    "--broker-file", type=_PATH, envvar="RTPROV_BROKER_FILE", metavar="FILE",
-    help="File with the broker's URL.  [default: the URL in $RTPROV_BROKER]",
+    "--broker-file", type=_PATH, metavar="FILE",
+    help="File with the broker's URL ($RTPROV_BROKER_FILE).  [default: the URL in $RTPROV_BROKER]",
 )  # fmt: skip
-@click.option("--equipment-url", envvar="RTPROV_EQUIPMENT_URL", metavar="URL", help="Service A.")
+@click.option(
+    "--equipment-url", envvar=variables_of("EQUIPMENT_URL", "WORKER"), metavar="URL",
+    help="Service A ($RTPROV_EQUIPMENT_URL).",
+)  # fmt: skip
 @click.option("--local", is_flag=True, help="Connect to nothing.")
 @asks_service_b
 def doctor(session: Session, local: bool, seal_keys: Path | None, **options: Any) -> None:
     """Look for mistakes in certificates, keys, tokens, variables, limits and connections.
 
-    Each finding says what is wrong and what to do. Exit status: 1 if there is an error.
+    Each finding says what is wrong and what to do. Variables of one command, such as
+    RTPROV_WORKER_EQUIPMENT_URL, are read too. Exit status: 1 if there is an error.
     """
     set_up = SetUp(seal_keys=seal_keys or options["certs"] / "seal.key", **options)
     found = list(_on_this_machine(session, set_up))
@@ -80,7 +86,8 @@ def doctor(session: Session, local: bool, seal_keys: Path | None, **options: Any
 
     async def work(connected: Connected) -> int:
         found.extend(await connections.service_b(connected.api, session.process.now))
-        found.extend(await _broker(session, set_up))
+        for named, source in brokers(set_up.broker_file, session.process.environ).items():
+            found.extend(await _broker(named, source, set_up.certs))
         if set_up.equipment_url is not None:
             found.append(await _service_a(session, connected, set_up.equipment_url))
         return _show(session, found)
@@ -142,13 +149,29 @@ def unknown_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
     return dict(survey(environ, "rtprov", names, names).unknown)
 
 
-async def _broker(session: Session, set_up: SetUp) -> list[Finding]:
-    """Check the broker, if its URL is known."""
-    text, source = session.process.environ.get("RTPROV_BROKER", ""), "$RTPROV_BROKER"
-    if set_up.broker_file is not None:
-        source = str(set_up.broker_file)
+def brokers(given: Path | None, environ: Mapping[str, str]) -> dict[Path | str, str]:
+    """Return the brokers to look at, each once: a file or URL, and what names it in findings.
+
+    `given` is the value of ``--broker-file``. Without it, the variables of each command count.
+    """
+    if given is not None:
+        return {given: str(given)}
+    found: dict[Path | str, str] = {}
+    for variable in variables_of("BROKER", "FRONTEND", "WORKER"):
+        file, url = environ.get(f"{variable}_FILE"), environ.get(variable)
+        if file:
+            found[Path(file)] = file
+        elif url:
+            found.setdefault(url, f"${variable}")
+    return found
+
+
+async def _broker(named: Path | str, source: str, certs: Path) -> list[Finding]:
+    """Check the broker of a file or URL. `source` is what names it."""
+    text = str(named)
+    if isinstance(named, Path):
         try:
-            text = read_text(set_up.broker_file, "broker's URL").strip()
+            text = read_text(named, "broker's URL").strip()
         except VerbFailed as error:
             return [Check("broker URL", source).refused(error, "correct the file")]
         if len(text.split()) != 1:
@@ -157,13 +180,11 @@ async def _broker(session: Session, set_up: SetUp) -> list[Finding]:
                     "expected one line with the URL, and nothing else", "correct the file"
                 )
             ]
-    if not text:
-        return []
     found = list(connections.broker_url(text, source))
     if any(each.level is Level.ERROR for each in found):
         return found
     look = cast("Callable[[str, Path], Any]", import_module("rtprov.tap.look").look_at_broker)
-    found.append(await connections.broker(source, lambda: look(text, set_up.certs / "ca.pem")))
+    found.append(await connections.broker(source, lambda: look(text, certs / "ca.pem")))
     return found
 
 

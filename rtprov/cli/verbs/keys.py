@@ -11,6 +11,7 @@ from rtprov.cli.editing import read_lines, replace_lines
 from rtprov.cli.failures import Status, VerbFailed
 from rtprov.cli.main import SETTINGS
 from rtprov.cli.output import Column, Writer, stdout
+from rtprov.cli.profile import variables_of
 from rtprov.cli.session import ends_well, output_option
 from rtprov.errors import ConfigurationError
 from rtprov.security.sealer import key_id, load_keys, new_key
@@ -18,7 +19,7 @@ from rtprov.security.sealer import key_id, load_keys, new_key
 _FILE = click.option(
     "--file",
     type=click.Path(dir_okay=False, path_type=Path),
-    envvar="RTPROV_SEAL_KEYS",
+    envvar=variables_of("SEAL_KEYS", "FRONTEND", "WORKER"),
     default=Path("certs") / "seal.key",
     show_default=True,
     metavar="FILE",

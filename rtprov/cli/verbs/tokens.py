@@ -11,6 +11,7 @@ from rtprov.cli.editing import read_lines, replace_lines
 from rtprov.cli.failures import Status, VerbFailed
 from rtprov.cli.main import BAD_INPUT, SETTINGS, passed_on
 from rtprov.cli.output import Column, Writer, stdout
+from rtprov.cli.profile import variables_of
 from rtprov.cli.session import ends_well, output_option
 from rtprov.errors import ConfigurationError
 from rtprov.security.tokens import ROLES, Token, new_token, parse_date, parse_tokens
@@ -18,7 +19,7 @@ from rtprov.security.tokens import ROLES, Token, new_token, parse_date, parse_to
 _FILE = click.option(
     "--file",
     type=click.Path(dir_okay=False, path_type=Path),
-    envvar=["RTPROV_FRONTEND_TOKENS", "RTPROV_TOKENS"],
+    envvar=variables_of("TOKENS", "FRONTEND"),
     default=Path("tokens"),
     show_default=True,
     metavar="FILE",

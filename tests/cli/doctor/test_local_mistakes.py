@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -17,9 +18,13 @@ from cryptography.hazmat.primitives.serialization import (
 
 from rtprov.cli.doctor.finding import Check, Finding, Level
 from rtprov.cli.doctor.surroundings import free_space, open_files
+from rtprov.cli.doctor.verb import doctor
+from rtprov.cli.verbs.keys import key
+from rtprov.cli.verbs.tokens import token
 from rtprov.security.development import SEAL_KEY
 from rtprov.security.sealer import new_key
 from rtprov.security.tokens import Role, new_token
+from rtprov.tap.environment_variables import OPTIONS_OF, variable
 from tests.support.certificates import DAY, Authority, dns
 from tests.support.doctor_case import DoctorTestCase
 
@@ -275,6 +280,37 @@ class Client(DoctorTestCase):
         config.mkdir()
         (config / "rtprov.toml").write_text('[profiles.office]\nurll = "https://b"\n')
         self.assert_finds("profile", "profiles.office.urll: expected a text for one of url, ca")
+
+
+class Variables(DoctorTestCase):
+    def test_one_command(self) -> None:
+        """The variables of single commands name what is looked at, before the common ones."""
+        missing = str(self.folder / "missing")
+        for name in (
+            *("RTPROV_FRONTEND_CERTS", "RTPROV_WORKER_CERTS", "RTPROV_STUB_CERTS"),
+            *("RTPROV_BROKER_CERTS", "RTPROV_FRONTEND_SEAL_KEYS", "RTPROV_WORKER_SEAL_KEYS"),
+            "RTPROV_FRONTEND_TOKENS",
+        ):
+            common = "RTPROV_" + name.split("_", 2)[2]
+            self.process.environ = {name: missing, common: str(self.folder)}
+            found = json.loads(self.verb("doctor", "--local", "-o", "json", status=1))
+            self.assertIn(missing, [each["about"] for each in found], name)
+
+    def test_state(self) -> None:
+        """The state of the broker's command is looked at."""
+        self.process.environ = {"RTPROV_BROKER_STATE": str(self.tokens)}
+        found = json.loads(self.verb("doctor", "--local", "-o", "json", status=1))
+        self.assertIn("is not a folder", [each["message"] for each in found])
+
+    def test_all_are_known(self) -> None:
+        """An option reads the variables of all commands that have it, and no others."""
+        for verb in (doctor, *key.commands.values(), *token.commands.values()):
+            for each in verb.params:
+                if isinstance(each.envvar, list):
+                    option = each.envvar[-1].removeprefix("RTPROV_").lower().replace("_", "-")
+                    roles = [role for role, options in OPTIONS_OF.items() if option in options]
+                    known = [*(variable(option, role.lower()) for role in roles), variable(option)]
+                    self.assertEqual(each.envvar, known)
 
 
 class Surroundings(DoctorTestCase):

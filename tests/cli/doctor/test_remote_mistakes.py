@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov import __version__
 from rtprov.cli.doctor.connections import broker, broker_url
 from rtprov.cli.doctor.finding import Finding, Level
+from rtprov.cli.doctor.verb import brokers
 from rtprov.errors import AmqpError, BrokerUnavailable
 from tests.support.doctor_case import DoctorTestCase
 from tests.support.fake_front_end import Canned
@@ -89,6 +92,23 @@ class ServiceB(DoctorTestCase):
         """The URL of service A is not https://."""
         self.finds("service A", "expected an https:// URL", "--equipment-url", "http://a")
 
+    def test_variables_of_one_command(self) -> None:
+        """Service A, and brokers, are those of single commands; different brokers count each."""
+        found = self.diagnose(
+            *("--url", "https://b"),
+            RTPROV_WORKER_EQUIPMENT_URL="http://a",
+            RTPROV_FRONTEND_BROKER="http://one",
+            RTPROV_WORKER_BROKER="http://two",
+        )
+        self.assertEqual(
+            [(each["check"], each["about"]) for each in found],
+            [
+                ("broker URL", "$RTPROV_FRONTEND_BROKER"),
+                ("broker URL", "$RTPROV_WORKER_BROKER"),
+                ("service A", "http://a"),
+            ],
+        )
+
     def test_service_a_away(self) -> None:
         """Service A cannot be reached."""
         self.finds("service A", "nothing listens on", "--equipment-url", "https://a")
@@ -130,6 +150,21 @@ class BrokerUrl(DoctorTestCase):
         file.write_text("# url\namqp://localhost/\n")
         found = self.diagnose("--url", "https://b", "--broker-file", str(file))
         self.assertIn("expected one line", str(found))
+
+
+class Brokers(SynchronousTestCase):
+    def test_variables(self) -> None:
+        """Each broker counts once. A file counts before the URL, and --broker-file alone."""
+        environ = {
+            "RTPROV_FRONTEND_BROKER": "amqp://b",
+            "RTPROV_WORKER_BROKER_FILE": "url",
+            "RTPROV_WORKER_BROKER": "amqp://c",
+            "RTPROV_BROKER": "amqp://b",
+        }
+        both = {"amqp://b": "$RTPROV_FRONTEND_BROKER", Path("url"): "url"}
+        self.assertEqual(brokers(None, environ), both)
+        self.assertEqual(brokers(Path("given"), environ), {Path("given"): "given"})
+        self.assertEqual(brokers(None, {"RTPROV_BROKER": ""}), {})
 
 
 class Broker(DoctorTestCase):
