@@ -28,20 +28,27 @@ VARIABLES = (
     "RTPROV_BROKER_HEALTH_LISTEN",
     "RTPROV_HEALTH_LISTEN",
 )
-_TCP = re.compile(r"tcp:(?:port=)?([0-9]+)(?::interface=(.+))?")
+_SEPARATOR = re.compile(r"(?<!\\):")  # of the arguments of Twisted's endpoint descriptions
+_POSITIONAL = ("port", "interface")
+_ANY = {"tcp": "0.0.0.0", "tcp6": "::"}  # noqa: S104 - only compared
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only compared
 
 
 def url_of(listen: str) -> str | None:
     """The URL of ``/readyz`` for the value of ``--health-listen``; None if it is not a TCP port."""
-    match = _TCP.fullmatch(listen)
-    if match is None:
+    kind, *arguments = _SEPARATOR.split(listen)
+    if kind not in _ANY:
         return None
-    host = (match[2] or "127.0.0.1").replace("\\:", ":")
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - only compared
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104 - only compared
-    return (
-        f"http://[{host}]:{match[1]}/readyz" if ":" in host else f"http://{host}:{match[1]}/readyz"
-    )
+    positional = [each for each in arguments if "=" not in each]
+    values = dict(zip(_POSITIONAL, positional, strict=False))
+    values |= dict(each.split("=", 1) for each in arguments if "=" in each)
+    try:
+        port = int(values.get("port", ""))
+    except ValueError:
+        return None
+    host = values.get("interface", "").replace("\\:", ":") or _ANY[kind]
+    host = _LOOPBACK.get(host, host)
+    return f"http://[{host}]:{port}/readyz" if ":" in host else f"http://{host}:{port}/readyz"
 
 
 def urls_of(environment: Mapping[str, str]) -> list[str]:

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.health import VARIABLES, main, url_of, urls_of
 from rtprov.tap.environment_variables import PREFIX, ROLES
+from rtprov.tap.option_values import server_endpoint
 
 BROKEN = {
     "/stalls": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 50\r\n\r\nabc",
@@ -145,7 +146,19 @@ class Health(SynchronousTestCase):
             ("tcp:8080:interface=0.0.0.0", "http://127.0.0.1:8080/readyz"),
             (r"tcp:8080:interface=\:\:1", "http://[::1]:8080/readyz"),
             (r"tcp:8080:interface=\:\:", "http://[::1]:8080/readyz"),
+            ("tcp:8080:10.0.0.7", "http://10.0.0.7:8080/readyz"),
+            ("tcp:8080:backlog=64", "http://127.0.0.1:8080/readyz"),
+            ("tcp:8080:interface=0.0.0.0:backlog=64", "http://127.0.0.1:8080/readyz"),
+            ("tcp:8080:interface=", "http://127.0.0.1:8080/readyz"),
+            ("tcp:interface=10.0.0.7:port=8080", "http://10.0.0.7:8080/readyz"),
+            ("tcp6:8080", "http://[::1]:8080/readyz"),
+            (r"tcp6:interface=fd00\:\:7:port=8080", "http://[fd00::7]:8080/readyz"),
+            (r"tcp6:port=8080:interface=\:\::backlog=64", "http://[::1]:8080/readyz"),
             ("unix:/run/health", None),
+            ("tcp:port", None),
+            ("tcp:", None),
             ("", None),
         ):
             self.assertEqual(url_of(listen), url, listen)
+            if url is not None:
+                server_endpoint(listen)  # --health-listen accepts it
