@@ -57,6 +57,8 @@ _ROLES = (
 ALL_IN_ONE = "rtprov"
 READY_LINE = "{line}"
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+# Control characters except for TAB and LF, and the line separators of Unicode.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _WORD = re.compile(r"[A-Za-z]+")
 WORDS_OF_AN_ID = 8
 
@@ -102,7 +104,9 @@ def with_priorities(lines: LineFormat) -> LineFormat:
 
     def line(event: LogEvent) -> str:
         priority = _PRIORITIES.get(cast("Any", event.get("log_level")), "<6>")
-        return "".join(f"{priority}{each}" for each in lines(event).splitlines(keepends=True))
+        # Only LF ends a line here; a JSON value may contain the line separators of Unicode.
+        text = lines(event).removesuffix("\n").replace("\n", f"\n{priority}")
+        return f"{priority}{text}\n"
 
     return line
 
@@ -146,14 +150,17 @@ def _level(event: LogEvent) -> str:
 
 
 def _text(event: LogEvent) -> str:
-    """Return the text of an event. Further lines begin with a tab, so that no value can begin a
-    line of its own.
+    """Return the text of an event. Further lines begin with a tab, and other characters that may
+    end a line are escaped, so that no value can begin a line of its own.
     """
     if event.get("log_format") == READY_LINE:  # an audit line; formatting takes ten times as long
         text = str(event["line"])
     else:
         text = _full_text(event) if "log_failure" in event else formatEvent(event)
-    return text.replace("\n", "\n\t") if "\n" in text else text
+    if text.isprintable():
+        return text
+    text = _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return text.replace("\n", "\n\t")
 
 
 def _full_text(event: LogEvent) -> str:

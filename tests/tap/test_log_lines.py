@@ -18,8 +18,17 @@ from rtprov.queries.report_client import ReportClient
 from rtprov.queries.report_server import ReportServer
 from rtprov.queries.status import StatusClient, StatusServer
 from rtprov.queries.watches import CompletionWatcher
-from rtprov.tap.log_lines import ALL_IN_ONE, event_id, json_lines, role_of, text_lines
+from rtprov.tap.log_lines import (
+    ALL_IN_ONE,
+    event_id,
+    json_lines,
+    role_of,
+    text_lines,
+    with_priorities,
+)
 
+# The line ends of `str.splitlines` except for LF; ESC; and NUL, which ends a line for journald.
+SEPARATORS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\x1b\0"
 AT = 1_795_955_744.25  # 2026-11-29T12:35:44.250Z
 
 
@@ -47,10 +56,34 @@ class Text(SynchronousTestCase):
         line = text_lines("worker")(event("{caller}", caller="x\n2026-11-29T12:35:44Z INFO worker"))
         self.assertEqual(len([each for each in line.splitlines() if each.startswith("2026")]), 1)
 
+    def test_other_line_ends(self) -> None:
+        """Control characters and Unicode's line separators are escaped; other text is not."""
+        for each in SEPARATORS:
+            line = text_lines("worker")(event("{caller}", caller=f"Zo\xeb\xa0x{each}2026"))
+            self.assertEqual(len(line.splitlines()), 1, repr(each))
+            self.assertEqual(line.rpartition(" ")[2], f"Zo\xeb\xa0x{ascii(each)[1:-1]}2026\n")
+
     def test_traceback(self) -> None:
         """An unexpected error has its traceback."""
         failed = event("could not") | {"log_failure": Failure(ZeroDivisionError("x"))}
         self.assertIn("ZeroDivisionError: x\n", text_lines("worker")(failed))
+
+
+class Priorities(SynchronousTestCase):
+    def test_text(self) -> None:
+        """Each line begins with the priority of its event."""
+        lines = with_priorities(text_lines("worker"))
+        self.assertEqual(
+            lines(event("a\nb") | {"log_level": LogLevel.warn}),
+            "<4>2026-11-29T12:35:44Z WARN worker a\n<4>\tb\n",
+        )
+
+    def test_json(self) -> None:
+        """A value stays as it is, with line separators that journald does not know."""
+        for each in SEPARATORS:
+            line = with_priorities(json_lines("worker"))(event("{path}", path=f"/a{each}b"))
+            self.assertEqual((line[:4], line.count("\n")), ("<6>{", 1))
+            self.assertEqual(json.loads(line[3:])["message"], f"/a{each}b")
 
 
 class Json(SynchronousTestCase):
