@@ -41,8 +41,11 @@ class Refusals:
         self._lines = 0  # lines written in it
         self._suppressed: Counter[int] = Counter()  # refusals without a line, by status
 
-    def note(self, status: int, method: bytes, path: bytes, caller: str, why: str) -> None:
-        """Log one refusal, or only count it if this second already has `MAX_LINES_PER_S` lines."""
+    def note(self, status: int, method: bytes, path: bytes, caller: str | None, why: str) -> None:
+        """Log one refusal, or only count it if this second already has `MAX_LINES_PER_S` lines.
+
+        `caller` is None if it is not known.
+        """
         now = self._clock.seconds()
         if not self._until - 1.0 <= now < self._until and not self._suppressed:
             self._until, self._lines = now + 1.0, 0
@@ -50,7 +53,7 @@ class Refusals:
             self._lines += 1
             shown, equipment, task = _parts(path)
             _log.info(
-                "refused with {status}: {method} {path} from {caller}: {why}",
+                "refused with {status}: {method} {path} from {who}: {why}",
                 event="request.refused",
                 status=status,
                 method=method.decode("ascii") if _METHOD.fullmatch(method) else "?",
@@ -58,6 +61,7 @@ class Refusals:
                 equipment_id=equipment,
                 task_id=task,
                 caller=caller,
+                who=caller or "an unknown caller",
                 why=why,
             )
             return

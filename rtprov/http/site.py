@@ -84,9 +84,7 @@ class JsonChannel(FastLaneChannel):
         if self.site.refusals is None:
             return
         caller = getattr(request, "caller", None) or self._caller
-        name = getattr(error, "caller", None) or (
-            "an unknown caller" if caller is None else caller.name
-        )
+        name = getattr(error, "caller", None) or (None if caller is None else caller.name)
         # Twisted sets the request's method and path only when all of it has arrived.
         method, path = (
             getattr(self, "_command", request.method),

@@ -233,12 +233,13 @@ class Presence:
             took_s = max(0.0, record.finished_at - record.requested_at)
             self.task_seconds.observe(record.state.value, took_s)
         self._log.info(
-            "{state}: task {task_id} for {equipment_id} from {caller}: {reason}",
+            "{state}: task {task_id} for {equipment_id} from {who}: {reason}",
             event=f"task.{record.state.value}",
             trace=self._trace_of(record.task_id, record.fingerprint),
             state=record.state.value,
             task_id=record.task_id,
             equipment_id=record.equipment_id,
-            caller=record.origin.caller or "an unknown caller",
+            caller=record.origin.caller,
+            who=record.origin.caller or "an unknown caller",
             reason="by a client, before it was sent" if cancelled else reason,
         )

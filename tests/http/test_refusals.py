@@ -113,6 +113,14 @@ class Lines(Refused):
             self.assertEqual((line.get("equipment"), line.get("task")), (equipment, task), path)
             self.assertEqual(line["caller"], "address:127.0.0.1")
 
+    def test_no_caller(self) -> None:
+        """Without a known caller, the text says so, and JSON lacks the field."""
+        with capturedLogs() as events:
+            Refusals(self.reactor).note(401, b"GET", b"/", None, "why")
+        line = json.loads(json_lines("frontend")(events[0]))
+        self.assertNotIn("caller", line)
+        self.assertIn(" from an unknown caller: why", line["message"])
+
     def test_long_ids(self) -> None:
         """A device's id may have any length. The line has the beginning of a very long one."""
         for length, shown in ((65, "A" * 65), (256, "A" * 256), (300, "A" * 256 + "…")):

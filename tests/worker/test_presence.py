@@ -4,13 +4,15 @@ a task.
 
 from __future__ import annotations
 
+import json
 import re
 
-from twisted.logger import LogEvent, formatEvent
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.messaging.event_messages import decode_event, encode_event
-from rtprov.model import Active, EquipmentState, Requested
+from rtprov.model import Active, EquipmentState, Finished, Requested, State
+from rtprov.tap.log_lines import json_lines
 from tests.support.system import System
 from tests.support.system_case import SystemTestCase
 
@@ -92,6 +94,26 @@ class Roles(Lines):
 
 
 class Ends(Lines):
+    def test_no_caller(self) -> None:
+        """The text says that the caller is not known; JSON lacks the field."""
+        (journal,) = [
+            session
+            for session in self.system.workers[0].connection._sessions
+            if hasattr(session, "append")
+        ]
+        task, now = "0" * 32, self.system.wall_clock()
+        with capturedLogs() as events:
+            journal.append(Requested(task, "ABC123456", now))
+            journal.append(Finished(task, "ABC123456", now, State.FAILED, "A answered 500"))
+            self.system.network.advance(1)
+        (event,) = (each for each in events if each.get("event") == "task.failed")
+        line = json.loads(json_lines("worker")(event))
+        self.assertNotIn("caller", line)
+        self.assertEqual(
+            line["message"],
+            f"failed: task {task} for ABC123456 from an unknown caller: A answered 500",
+        )
+
     def test_every_end(self) -> None:
         """Each end of a task is one line with task, device and caller, with any number of replicas.
         A replay writes no line.
