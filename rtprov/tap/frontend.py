@@ -139,6 +139,21 @@ class Settings(opt.CommandSettings):
         return client_files(self.amqp_certificate, self.amqp_private_key)
 
 
+def roles_by_name(role_of: Sequence[tuple[str, Role]]) -> dict[str, Role]:
+    """Return the values of ``--role-of`` by name.
+
+    Raises `ConfigurationError` if a name has several.
+    """
+    roles: dict[str, Role] = {}
+    for name, role in role_of:
+        if name in roles:
+            raise ConfigurationError(
+                f"--role-of: the name {name} is given twice: give it one role only"
+            )
+        roles[name] = role
+    return roles
+
+
 def make_admission(
     *,
     client_ca: Path | None,
@@ -152,13 +167,13 @@ def make_admission(
     `tokens` is that file, `role_of` the roles of clients by the common names of their certificates,
     `rate` the number of requests per second accepted from one client, or None for no limit.
 
-    Raises `ConfigurationError` if the tokens file cannot be used.
+    Raises `ConfigurationError` if the tokens file cannot be used, or a name has several roles.
     """
     admission = Admission(
         now=clock.seconds,
         wall_clock=wall_clock,
         certificates=client_ca is not None,
-        roles=dict(role_of),
+        roles=roles_by_name(role_of),
         rate=None if rate is None else Rate(rate),
     )
     if role_of and (client_ca is None or tokens is not None):

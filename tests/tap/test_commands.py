@@ -21,7 +21,9 @@ from zope.interface.verify import verifyObject
 from rtprov.errors import ConfigurationError
 from rtprov.security.development import SEAL_KEY, ensure_seal_key, make_development_set
 from rtprov.security.sealer import new_key
+from rtprov.security.tokens import Role
 from rtprov.tap.command import Closing, Command, SequentialMultiService
+from rtprov.tap.frontend import roles_by_name
 from rtprov.tap.identity import ca_file, identity_files, key_file, server_identity
 from rtprov.tap.stub import rules
 from tests.support.command_files import FilesTestCase, parsed
@@ -194,6 +196,32 @@ class SealingKey(FilesTestCase):
             self.certs,
             None,
         )
+
+
+class Roles(FilesTestCase):
+    def test_name_given_twice(self) -> None:
+        """A name has one role of --role-of. A second one is a configuration error, not chosen."""
+        two = [("ops", Role.READ), ("Ops", Role.OPERATE)]
+        self.assertEqual(roles_by_name(two), {"ops": Role.READ, "Ops": Role.OPERATE})
+        for role in (Role.READ, Role.OPERATE):
+            error = self.assertRaises(ConfigurationError, roles_by_name, [*two, ("ops", role)])
+            self.assertEqual(error.exit_status, 78)
+            self.assertEqual(
+                str(error), "--role-of: the name ops is given twice: give it one role only"
+            )
+
+    def test_commands(self) -> None:
+        """Each command that has the option refuses it."""
+        self.patch(sys, "excepthook", sys.excepthook)
+        environ = {"RTPROV_CERTS": str(self.certs), "RTPROV_ROLE_OF": "ops=read,ops=operate"}
+        self.patch(os, "environ", environ)
+        make_development_set(self.certs)
+        for name in ("rtprov", "rtprov-frontend"):
+            self.assert_refused(
+                "--role-of: the name ops is given twice: give it one role only",
+                namedAny(MODULES[name]).makeService,
+                parsed(name),
+            )
 
 
 class ScenarioFile(FilesTestCase):
