@@ -30,7 +30,7 @@ from rtprov.tap.process_metrics import process_registry
 from rtprov.tap.reloading import Renewal
 from rtprov.tap.service_manager import Condition, ServiceManager, notify_socket, watchdog_s
 from rtprov.tap.sharded import Sharded
-from rtprov.tap.tracing import make_tracing, spans_of
+from rtprov.tap.tracing import Tracing, make_tracing, spans_of
 from rtprov.tracing.spans import Spans
 from rtprov.worker.service import WorkerService
 
@@ -175,10 +175,10 @@ class Command(SequentialMultiService):
         return result
 
     def stop_now(self) -> None:
-        """Stop without waiting for calls under way, or for load balancers."""
+        """Stop without waiting for calls under way, load balancers, or the export of spans."""
         _log.warn("second stop signal: stopping without waiting for calls under way")
         for each in self:
-            if isinstance(each, (WorkerService, Sharded, Answering)):
+            if isinstance(each, (WorkerService, Sharded, Answering, Tracing)):
                 each.stop_now()
 
 

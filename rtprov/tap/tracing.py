@@ -2,45 +2,84 @@
 
 It needs the extra ``otel``, and ``OTEL_EXPORTER_OTLP_ENDPOINT`` in the environment. The spans of a
 task are POST, publish, queue (from its acceptance to its first call) and call. A thread of
-OpenTelemetry exports them, so a collector that does not answer delays no task.
+OpenTelemetry exports them. A collector that does not answer delays no task; it delays a stop by 2 s
+at most.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from threading import Thread
+from typing import TYPE_CHECKING, cast
 
 from twisted.application.service import Service
 from twisted.internet import reactor
-from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.threads import deferToThread
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rtprov.tracing.spans import NO_SPANS, Spans
 from rtprov.tracing.traceparent import HEADER
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-    from twisted.internet.defer import Deferred
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+WAIT_S = 2.0
 _KINDS = {"POST": "SERVER", "publish": "PRODUCER", "queue": "CONSUMER", "call": "CLIENT"}
 
 _log = Logger()
 
 
 class Tracing(Service):
-    """The `spans` of a process. When it is stopped, it exports the last of them."""
+    """The `spans` of a process. When it is stopped, it exports the last of them.
 
-    def __init__(self, provider: TracerProvider) -> None:
+    The stop waits up to 2 s for that. `run_in_thread` runs a function on a new daemon thread, so
+    that the process ends without waiting for it. `call_from_thread` calls a function on the
+    reactor's thread.
+    """
+
+    def __init__(
+        self,
+        provider: TracerProvider,
+        *,
+        clock: IReactorTime,
+        run_in_thread: Callable[[Callable[[], None]], None],
+        call_from_thread: Callable[..., object],
+    ) -> None:
         self._provider = provider
+        self._clock = clock
+        self._run_in_thread = run_in_thread
+        self._call_from_thread = call_from_thread
+        self._exported: Deferred[None] = Deferred()
+        self._exported.addErrback(lambda why: None if why.check(CancelledError) else why)
         self.spans: Spans = OtelSpans(provider)
 
-    def stopService(self) -> Deferred[Any]:
+    def stopService(self) -> Deferred[None]:
         super().stopService()
-        return deferToThread(self._provider.shutdown)
+        self._run_in_thread(self._export)
+        return self._exported.addTimeout(WAIT_S, self._clock, self._on_timeout)
+
+    def stop_now(self) -> None:
+        """Do not wait for the export when stopping. May be called before `stopService`."""
+        self._exported.cancel()
+
+    def _export(self) -> None:
+        result: Failure | None = None
+        try:
+            self._provider.shutdown()
+        except BaseException:
+            result = Failure()
+        self._call_from_thread(self._exported.callback, result)
+
+    def _on_timeout(self, _reason: object, _timeout: float) -> None:
+        _log.warn(
+            "the last spans were not exported within {seconds:g} s; stopping without them",
+            seconds=WAIT_S,
+        )
 
 
 class OtelSpans:
@@ -107,9 +146,21 @@ def make_tracing(role: str, environ: Mapping[str, str]) -> Tracing | None:
     logging.getLogger("opentelemetry").addHandler(_Forward())
     name = role if role == "rtprov" else f"rtprov-{role}"
     named = bool(environ.get("OTEL_SERVICE_NAME"))
-    provider = TracerProvider(resource=Resource.create({} if named else {"service.name": name}))
+    provider = TracerProvider(
+        resource=Resource.create({} if named else {"service.name": name}),
+        shutdown_on_exit=False,  # it would wait for the collector; `Tracing` exports the last spans
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Tracing(provider)
+    return Tracing(
+        provider,
+        clock=cast("IReactorTime", reactor),  # `rtprov.tap.process` makes it monotonic
+        run_in_thread=_run_in_thread,
+        call_from_thread=cast("IReactorFromThreads", reactor).callFromThread,
+    )
+
+
+def _run_in_thread(function: Callable[[], None]) -> None:
+    Thread(target=function, name="rtprov-spans", daemon=True).start()
 
 
 def spans_of(tracing: Tracing | None) -> Spans:
