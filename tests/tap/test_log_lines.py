@@ -63,6 +63,22 @@ class Text(SynchronousTestCase):
             self.assertEqual(len(line.splitlines()), 1, repr(each))
             self.assertEqual(line.rpartition(" ")[2], f"Zo\xeb\xa0x{ascii(each)[1:-1]}2026\n")
 
+    def test_control_characters(self) -> None:
+        """A value's control characters are escaped, so that it cannot change what a terminal shows
+        of the line.
+        """
+        begin = "2026-11-29T12:35:44Z INFO broker "
+        for text, shown in (
+            ("X\r\x1b[2K2026-11-30T10Z INFO", r"X\r\x1b[2K2026-11-30T10Z INFO"),
+            ("\0\x08\x0b\x0c\x1f\x7f", r"\x00\x08\x0b\x0c\x1f\x7f"),
+            ("\x80\x85\x9b\x9f\u2028\u2029", r"\x80\x85\x9b\x9f\u2028\u2029"),
+            ("a\tb\\ é\xa0\u2027 😀", "a\tb\\ é\xa0\u2027 😀"),
+            ("a\r\nb", "a\\r\n\tb"),
+        ):
+            for template in ("{line}", "{line}."):  # the first is formatted in a shorter way
+                line = text_lines("broker")(event(template, line=text))
+                self.assertEqual(line, begin + template.format(line=shown) + "\n")
+
     def test_traceback(self) -> None:
         """An unexpected error has its traceback."""
         failed = event("could not") | {"log_failure": Failure(ZeroDivisionError("x"))}
