@@ -152,11 +152,13 @@ def _attempt(attempt: Attempt) -> AttemptDocument:
 
 
 def time_text(at: float | None) -> str | None:
-    """Return a time in seconds since the epoch as a `Time`; None for None."""
+    """Return a time in seconds since the epoch as a `Time`; None for None, and for a time outside
+    the years 1 to 9999.
+    """
     if at is None:
         return None
-    return (
-        datetime.fromtimestamp(at, timezone.utc)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
+    try:
+        time = datetime.fromtimestamp(at, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -151,9 +151,15 @@ class RpcClient:
         correlation_id = str(delivery.properties.correlation_id)
         request = self._requests.get(correlation_id)
         if request is not None and request.each is not None:
-            request.each(delivery.body)
+            self._pass_on(request.each, delivery.body)
         else:
             self._end(correlation_id, delivery.body)
+
+    def _pass_on(self, each: Callable[[bytes], None], body: bytes) -> None:
+        try:
+            each(body)
+        except Exception:  # in a consumer it would end the connection
+            self._log.failure("a reply to a subscription could not be handled; ignoring it")
 
     def _end(self, correlation_id: str, result: bytes | BaseException) -> None:
         request = self._forget(correlation_id)

@@ -96,7 +96,8 @@ class EventHub:
         self._tasks = self._skipped = 0  # in the present second
         self._stop_following: Callable[[], None] = lambda: None
         self._ticking: LoopingCall | None = None
-        self._failing = False  # whether the last tick ended with an internal error
+        # Whether the last tick, and the last report of ends, ended with an internal error.
+        self._failing = self._ends_failing = False
         self._pausing: IDelayedCall | None = None  # while the workers are followed for no listener
         self._stopped = False
 
@@ -292,14 +293,29 @@ class EventHub:
         self._publish("summary", encode(document))
 
     def _on_ends(self, tasks: Sequence[FoundTask], skipped: int) -> None:
-        """Tasks have ended: `tasks`, and `skipped` others."""
+        """Tasks have ended: `tasks`, and `skipped` others.
+
+        An end that cannot be sent because of an internal error counts as skipped. The error is
+        logged once, until a report has none.
+        """
         self._skipped += skipped
+        failed = False
         for task in tasks:
-            if self._tasks < MAX_TASKS:
-                self._tasks += 1
-                self._publish("task", encode(task_document(task.details)))
-            else:
+            try:
+                self._on_end(task)
+            except Exception:
                 self._skipped += 1
+                if not (failed or self._ends_failing):
+                    self._log.failure("internal error: ends of tasks are left out of the stream")
+                failed = True
+        self._ends_failing = failed
+
+    def _on_end(self, task: FoundTask) -> None:
+        if self._tasks < MAX_TASKS:
+            self._tasks += 1
+            self._publish("task", encode(task_document(task.details)))
+        else:
+            self._skipped += 1
 
 
 def _event(kind: str, data: bytes) -> bytes:

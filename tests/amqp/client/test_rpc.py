@@ -75,6 +75,27 @@ class RpcClientTests(AmqpTestCase):
         self.assertEqual(self.successResultOf(reply), b"first")
         self.assertFalse(self.connection.closed)
 
+    def test_subscriber_fails(self) -> None:
+        """An exception in the handling of a reply to a subscription is logged. It ends neither the
+        subscription nor the connection.
+        """
+        heard: list[bytes] = []
+
+        def each(body: bytes) -> None:
+            heard.append(body)
+            raise ZeroDivisionError
+
+        over = self.client.subscribe("service", b"request", timeout_s=2.0, each=each)
+        self.network.settle()
+        self.reply(0, b"one")
+        self.reply(0, b"two")
+        self.assertEqual(heard, [b"one", b"two"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertFalse(self.connection.closed)
+        self.assertNoResult(over)
+        self.clock.advance(2.0)
+        self.failureResultOf(over, NoReply)
+
     def test_nobody_serves(self) -> None:
         """A request that is routed to no queue fails at once."""
         reply = self.call()

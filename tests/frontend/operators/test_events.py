@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import cast
 
 from attrs import evolve
 
@@ -157,6 +158,24 @@ class Stream(EventsTestCase):
         client.hang_up()
         self.network.advance(60)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_internal_error_of_an_end(self) -> None:
+        """An end that cannot be sent is counted, and logged once until all is well again. The
+        connection to the broker, whose consumer reports it, stays.
+        """
+        client, broken = self.listen(), cast("FoundTask", None)
+        follower = self.reports.follower
+        assert follower is not None
+        for _ in range(3):
+            follower([broken, broken], 0)
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.end(1)
+        follower([broken], 0)
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.network.advance(1)
+        self.assertEqual(len(self.heard(client, "task")), 1)
+        (skipped,) = self.heard(client, "skipped")
+        self.assertEqual(skipped.data, {"count": 7})
 
     def test_groups(self) -> None:
         """Many listeners are written to in groups, with a pause between two. Events that come
