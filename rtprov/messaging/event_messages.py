@@ -8,16 +8,19 @@ as `Unrecognised`. A task that ended in an unknown state is decoded as failed.
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from rtprov.errors import UndecodableMessage
 from rtprov.messaging.format import (
+    LATEST,
     MALFORMED,
     MAX_CALLER,
     VERSION,
     Tagged,
+    Time,
     given,
     short_name,
     undecodable,
@@ -43,12 +46,19 @@ from rtprov.model import (
     is_task_id,
 )
 
+# Far more than there are. Numbers within these limits cost no memory and can be stored anywhere.
+MAX_ATTEMPT = 10**9
+MAX_OFFSET = 1 << 62
+# For the estimates of ends; one slot costs 8 bytes, and greater numbers count as this one.
+MAX_CONCURRENCY = 100_000
+_Attempt = Annotated[int, Meta(ge=1, le=MAX_ATTEMPT)]
+
 
 class _Task(Tagged, tag="requested"):
     task: str
     equipment: str
-    at: float
-    timeout: int
+    at: Time
+    timeout: Annotated[int, Meta(ge=1, le=1500)]
     sealed: str
     v: int = VERSION
     fingerprint: str | UnsetType = UNSET
@@ -63,7 +73,7 @@ class _Requested(Tagged, tag="requested"):
 
     task: str
     equipment: str
-    at: float
+    at: Time
     v: int = VERSION
     fingerprint: str | UnsetType = UNSET
     caller: str | UnsetType = UNSET
@@ -77,8 +87,8 @@ class _Requested(Tagged, tag="requested"):
 class _Started(Tagged, tag="started"):
     task: str
     equipment: str
-    at: float
-    attempt: int
+    at: Time
+    attempt: _Attempt
     by: str | UnsetType = UNSET
     v: int = VERSION
 
@@ -86,17 +96,17 @@ class _Started(Tagged, tag="started"):
 class _Postponed(Tagged, tag="postponed"):
     task: str
     equipment: str
-    at: float
-    attempt: int
+    at: Time
+    attempt: _Attempt
     reason: str
-    until: float
+    until: Time
     v: int = VERSION
 
 
 class _Withheld(Tagged, tag="withheld"):
     task: str
     equipment: str
-    at: float
+    at: Time
     key: str | UnsetType = UNSET
     over: bool = False
     v: int = VERSION
@@ -105,7 +115,7 @@ class _Withheld(Tagged, tag="withheld"):
 class _Cancelled(Tagged, tag="cancelled"):
     task: str
     equipment: str
-    at: float
+    at: Time
     v: int = VERSION
     copied: Copied | UnsetType = UNSET
 
@@ -113,7 +123,7 @@ class _Cancelled(Tagged, tag="cancelled"):
 class _Finished(Tagged, tag="finished"):
     task: str
     equipment: str
-    at: float
+    at: Time
     state: str
     reason: str
     v: int = VERSION
@@ -121,7 +131,7 @@ class _Finished(Tagged, tag="finished"):
 
 class _Active(Tagged, tag="active"):
     by: str
-    at: float
+    at: Time
     concurrency: int
     equipment: str
     rate: float | UnsetType = UNSET
@@ -201,6 +211,21 @@ def _urgency(given: int | UnsetType) -> int:
     return DEFAULT_URGENCY if given is UNSET else max(0, min(given, LEAST_URGENCY))
 
 
+def _copied(given: Copied | UnsetType) -> Copied | None:
+    """Return a message's mark of a copy. Raises `UndecodableMessage` if a number is too large."""
+    if given is UNSET:
+        return None
+    offsets = max(abs(given.place), abs(given.upto))
+    if not 0 <= given.at <= LATEST or offsets > MAX_OFFSET:
+        raise UndecodableMessage("not an event: wrong at `$.copied`")
+    return given
+
+
+def _is_rate(per_second: float) -> bool:
+    """Return whether this is a limit of calls per second that a worker can have."""
+    return 0.001 <= per_second <= 1_000_000
+
+
 def encode_event(event: Event) -> bytes:
     """Return the journal's message of an event.
 
@@ -274,7 +299,7 @@ def decode_event(body: bytes) -> Event:
             key=message.key or None,
             urgency=_urgency(message.urgency),
             whole=message.sealed is not UNSET,
-            copied=message.copied or None,
+            copied=_copied(message.copied),
         )
     if isinstance(message, _Started):
         return Started(
@@ -296,14 +321,14 @@ def decode_event(body: bytes) -> Event:
             message.task, message.equipment, message.at, message.key or None, message.over
         )
     if isinstance(message, _Cancelled):
-        return Cancelled(message.task, message.equipment, message.at, copied=message.copied or None)
+        copied = _copied(message.copied)
+        return Cancelled(message.task, message.equipment, message.at, copied=copied)
     if isinstance(message, _Active):
         # A state that this version does not know is treated as trouble.
         equipment = _EQUIPMENT_STATES.get(message.equipment, EquipmentState.OPEN)
-        rate = None if message.rate is UNSET or message.rate <= 0 else message.rate
-        return Active(
-            message.by[:MAX_CALLER], message.at, max(1, message.concurrency), equipment, rate
-        )
+        concurrency = max(1, min(message.concurrency, MAX_CONCURRENCY))
+        rate = None if message.rate is UNSET or not _is_rate(message.rate) else message.rate
+        return Active(message.by[:MAX_CALLER], message.at, concurrency, equipment, rate)
     state = _STATES.get(message.state)
     if state is None:
         return Finished(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from rtprov.errors import UndecodableMessage
 
 VERSION = 1
 T = TypeVar("T")
+# The year 2286. A time in milliseconds is later. In nanoseconds this one still fits in 64 bits.
+LATEST = 1e10
+Time = Annotated[float, Meta(ge=0.0, le=LATEST)]
+"""A time in seconds since the epoch. Dates, spans and files of the history can hold it."""
 MAX_CALLER = 100  # characters; longer names of callers and processes are cut
 
 

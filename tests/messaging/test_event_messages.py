@@ -50,6 +50,7 @@ DECODERS: list[Callable[[bytes], object]] = [
     decode_status_request,
     decode_status_reply,
 ]
+WRONG_TIMES = (-1, -1e300, 1.8e12, 1e300, 10**300)  # among them one in milliseconds
 MISTYPED: list[Any] = [None, True, ["x"], {}]
 
 
@@ -199,6 +200,23 @@ class Tasks(SynchronousTestCase):
                 self.assertRaises(
                     UndecodableMessage, decode_task, altered(encode_task(TASK), **{field: value})
                 )
+
+    def test_numbers(self) -> None:
+        """A task is refused if its time is not one in seconds, or its timeout not 1 to 1500 s."""
+        body = encode_task(TASK)
+        for field, numbers in (("at", WRONG_TIMES), ("timeout", [0, -1, 1501, 10**12, 10**400])):
+            for number in numbers:
+                error = self.assertRaises(
+                    UndecodableMessage, decode_task, altered(body, **{field: number})
+                )
+                self.assertEqual(str(error), f"not a task: wrong at `$.{field}`")
+        for timeout in (1, 1500):
+            self.assertEqual(decode_task(altered(body, timeout=timeout)).timeout_s, timeout)
+        for text in (b"1e999", b"NaN", b"Infinity", b"1" + b"0" * 5000):
+            wrong = body.replace(b"1800000000.25", text)
+            self.assertNotEqual(wrong, body)
+            self.assertRaises(UndecodableMessage, decode_task, wrong)
+            self.assertRaises(UndecodableMessage, decode_event, wrong)
 
     def test_other_kinds(self) -> None:
         """Other events of a journal are not tasks."""
@@ -350,6 +368,53 @@ class Events(SynchronousTestCase):
                     self.assertRaises(
                         UndecodableMessage, decode_event, altered(body, **{field: value})
                     )
+
+    def test_numbers(self) -> None:
+        """An event is refused if a time is not one in seconds, or a number is not in its range."""
+        task = (TASK.task_id, "ABC123456", 1.0)
+        attempts = (0, -1, 10**9 + 1, 10**400)
+        for event, fields in (
+            (Requested(*task), {"at": WRONG_TIMES}),
+            (Started(*task, 1), {"at": WRONG_TIMES, "attempt": attempts}),
+            (
+                Postponed(*task, 1, "refused", 2.0),
+                {"at": WRONG_TIMES, "attempt": attempts, "until": WRONG_TIMES},
+            ),
+            (Withheld(*task), {"at": WRONG_TIMES}),
+            (Cancelled(*task), {"at": WRONG_TIMES}),
+            (FINISHED, {"at": WRONG_TIMES}),
+            (Active("p1", 1.0, 10, EquipmentState.CLOSED), {"at": WRONG_TIMES}),
+        ):
+            for field, numbers in fields.items():
+                for number in numbers:
+                    body = altered(encode_event(event), **{field: number})
+                    error = self.assertRaises(UndecodableMessage, decode_event, body)
+                    self.assertEqual(str(error), f"not an event: wrong at `$.{field}`")
+
+    def test_numbers_of_copies(self) -> None:
+        """So is the mark of a copy."""
+        for event in (
+            Requested(TASK.task_id, "ABC123456", 1.0, copied=Copied(9.5, 7, 12)),
+            Cancelled(TASK.task_id, "ABC123456", 1.0, copied=Copied(9.5, 7, 12)),
+        ):
+            for field, numbers in (
+                ("at", WRONG_TIMES),
+                ("place", [10**19, -(10**400)]),
+                ("upto", [10**19, -(10**400)]),
+            ):
+                for number in numbers:
+                    copied = {"at": 9.5, "place": 7, "upto": 12, field: number}
+                    body = altered(encode_event(event), copied=copied)
+                    self.assertRaises(UndecodableMessage, decode_event, body)
+
+    def test_numbers_of_a_worker(self) -> None:
+        """A number of calls that no worker makes counts as the nearest, such a rate as none."""
+        active = Active("p1", 1.0, 10, EquipmentState.CLOSED)
+        for number, expected in ((0, 1), (-5, 1), (10**13, 100_000), (10**400, 100_000)):
+            body = altered(encode_event(active), concurrency=number)
+            self.assertEqual(decode_event(body), attrs.evolve(active, concurrency=expected))
+        for rate in (0.0, 5e-324, 1e308, -1e308):
+            self.assertEqual(decode_event(altered(encode_event(active), rate=rate)), active)
 
     def test_state(self) -> None:
         """A task finishes in a final state. An unknown one, of a later version, counts as

@@ -222,6 +222,48 @@ class NotOurs(VersionsTestCase):
         self.assertEqual(sorted(self.parked()), sorted((body, "mine") for body in self.BODIES))
         self.assert_alive()
 
+    def test_wrong_numbers(self) -> None:
+        """A task with a number out of range is parked, and such an event is ignored. If its time
+        is right, the task fails. All other tasks are shown and completed, and the event stream goes
+        on.
+        """
+        done = self.system.accepted("OTHER12345")
+        self.system.network.advance(2)
+        stream = self.system.send("GET", "/api/v1/events")
+        self.system.network.advance(1)
+        millis = EPOCH * 1000
+        orders = [
+            message("requested", 1, at=millis, timeout=60, sealed="x"),
+            message("requested", 2, timeout=10**12, sealed="x"),
+            message("requested", 3, timeout=10**400, sealed="x"),
+        ]
+        for order in orders:
+            self.publish("", SHARD.work, order)
+        self.write(
+            message("requested", 4, at=millis),
+            message("finished", 4, at=millis, state="completed", reason=""),
+            message("started", 5, attempt=10**400),
+            message("postponed", 5, attempt=1, reason="", until=millis),
+            message("active", 6, by="x", concurrency=10**13, equipment="closed"),
+            message("active", 6, by="x", concurrency=10**13, equipment="closed", rate=1e308),
+        )
+        self.system.network.advance(2)
+        self.assertEqual(sorted(body for body, _ in self.parked()), sorted(orders))
+        self.assertEqual(sum("ignoring the message at offset" in each for each in self.events), 4)
+        listed = self.system.request("GET", "/api/v1/tasks")
+        self.assertEqual(
+            {each["taskId"]: each["state"] for each in listed.json["tasks"]},
+            {done: "completed", task_id(2): "failed", task_id(3): "failed"},
+        )
+        for path in (
+            f"/api/v1/tasks/{done}",
+            "/api/v1/summary",
+            f"/api/v1/equipment/cpe/{DEVICE}/task",
+        ):
+            self.assertEqual(self.system.request("GET", path).status, 200, path)
+        self.assert_alive()
+        self.assertNoResult(stream)
+
     def test_nothing_is_repeated(self) -> None:
         """No content of a message that is not rtprov's is logged."""
         for exchange, key in (("", SHARD.work), ("", SHARD.dead), (STATUS_EXCHANGE, SHARD.status)):
