@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MAX_LINE = 16 * 1024 * 1024
+MAX_DIGITS = 4  # of a shard's index
 
 
 async def save(
@@ -193,7 +194,7 @@ def examine(file: IO[bytes], name: str) -> Contents:
 def _document(line: bytes) -> dict[str, object]:
     try:
         document = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -210,7 +211,8 @@ def _events(file: IO[bytes], name: str, shards: int) -> Iterator[tuple[int, byte
                 break
             return
         index, _, body = line.partition(b" ")
-        if not index.isdigit() or int(index) >= shards or not body.endswith(b"\n"):
+        known = index.isdigit() and len(index) <= MAX_DIGITS and int(index) < shards
+        if not known or not body.endswith(b"\n"):
             break
         events += 1
         yield int(index), body[:-1]

@@ -67,6 +67,14 @@ class Remembered:
         """Decode a `value`."""
         return cls(value % _CHANGING, value // _CHANGING or None)
 
+    @property
+    def valid(self) -> bool:
+        """Whether rtprov can have stored this."""
+        to = self.changing_to
+        return 1 <= self.count <= MAX_SHARDS and (
+            to is None or 1 <= to <= MAX_SHARDS or to in (MOVING, MOVED)
+        )
+
 
 async def read(
     connection: AmqpConnection, guess: Remembered, queue: str = SHARDS_QUEUE
@@ -95,7 +103,13 @@ async def remember(
         current = _CURRENT.search(error.reply_text)
         if error.reply_code != PRECONDITION_FAILED or current is None:
             raise
-        return Remembered.of(int(current[1]))
+        found = Remembered.of(int(current[1]))
+        if not found.valid:
+            raise BrokerUnavailable(
+                f"The broker's queue {queue} holds {found.value}, which is no number of shards:"
+                " another program declared it. Delete the queue; rtprov declares it again"
+            ) from None
+        return found
     await channel.channel_close(reply_code=200, reply_text="done")
     return wanted
 

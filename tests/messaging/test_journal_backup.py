@@ -215,6 +215,12 @@ class Damaged(BackupTestCase):
             whole.replace(b"\n0 ", b"\n7 ").replace(b"\n1 ", b"\n7 "),
         ):
             self.assertIn("a.backup: is damaged", self.refused(content))
+        for shard in (b"7" * 5000, b"-1", b""):
+            self.assertIn(
+                "a.backup: is damaged", self.refused(whole.replace(b"\n0 ", b"\n%b " % shard))
+            )
+        for header in (b"[" * 100_000 + b"\n", b'{"v":' + b"7" * 5000 + b"}\n"):
+            self.assertIn("is not a backup", self.refused(header))
         self.assertIn("is not a backup", self.refused(b"key=value\n"))
         self.assertIn("another version", self.refused(whole.replace(b'"v":1', b'"v":9', 1)))
         self.assertEqual(examine(io.BytesIO(whole), "a.backup").events, self.saved)

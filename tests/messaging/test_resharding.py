@@ -90,6 +90,25 @@ class Counts(CountTestCase):
         for each in (Remembered(1), Remembered(1024), Remembered(1024, 1), Remembered(1, 1024)):
             self.assertEqual(Remembered.of(each.value), each)
 
+    def test_no_number(self) -> None:
+        """A stored value that is no number of shards, of another program, is refused. The role
+        waits until the queue is deleted.
+        """
+        for value in (0, 1025, 9_999, 10_000, 10_000 * 1025 + 1):
+            self.successResultOf(
+                self.on_a_connection(lambda connection: delete_queue(connection, SHARDS_QUEUE))
+            )
+            stored = Remembered.of(value)
+            self.successResultOf(
+                self.on_a_connection(
+                    lambda connection, stored=stored: remember(connection, stored)  # type: ignore[misc] # mypy cannot infer the default's type
+                )
+            )
+            for given in (False, True):
+                attach = ShardCount(1, given=given).attach
+                error = self.failureResultOf(self.on_a_connection(attach), BrokerUnavailable)
+                self.assertIn(f"{SHARDS_QUEUE} holds {value}", str(error.value))
+
     def test_while_it_is_changed(self) -> None:
         """While the number is being changed, no role connects."""
         self.successResultOf(
