@@ -139,18 +139,6 @@ def _no_barrier(self: Any) -> Deferred[None]:
     return succeed(None)
 
 
-_attach_journal = ShardJournal.attach
-
-
-@mutation("a worker serves before its replay", ShardJournal, "attach")
-async def _attach_at_once(self: Any, connection: Any) -> None:
-    self.barrier = lambda: succeed(None)
-    try:
-        await _attach_journal(self, connection)
-    finally:
-        del self.barrier
-
-
 _apply = Store.apply
 
 
