@@ -95,13 +95,20 @@ class WallClock:
         """Return how many seconds have passed since the time `at`, at least 0; steps do not count.
 
         A time that the clock has shown twice, before and after it was set back, counts as the later
-        one.
+        one. A time that it has never shown, because it was set forward, is older than the step.
         """
-        age_s = self() - at
-        for step in self.steps:
-            if at <= min(step.before, step.before + step.size_s):
-                age_s -= step.size_s
-        return max(0.0, age_s)
+        upto, ran_s, skipped_s = self(), 0.0, 0.0
+        if at > upto:
+            return 0.0
+        for step in reversed(self.steps):
+            since = step.before + step.size_s  # after this step, the clock ran from here to `upto`
+            if since <= at <= upto:
+                return ran_s + upto - at
+            ran_s += upto - since
+            if step.before < at < since and not skipped_s:
+                skipped_s = ran_s + since - at
+            upto = step.before
+        return ran_s + upto - at if at <= upto else skipped_s
 
     def without_jumps(self, window_s: float) -> float:
         """Return seconds since the epoch, minus the forward steps of the last `window_s` seconds.

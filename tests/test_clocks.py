@@ -118,6 +118,14 @@ class WallClockTests(SynchronousTestCase):
         self.assertAlmostEqual(self.clock.age_s(EPOCH), 20.0, places=3)
         self.assertAlmostEqual(self.clock.age_s(EPOCH - 50.0), 70.0, places=3)
 
+    def test_back_and_further_forward(self) -> None:
+        """The clock is set back, and soon after forward over the times that it has shown before."""
+        for size_s in (-110.0, 580.0):
+            self.machine.pass_by(10.0)
+            self.step(size_s)
+        self.machine.pass_by(10.0)
+        self.assertAlmostEqual(self.clock.age_s(EPOCH + 1.0), 31.0, places=3)
+
     def test_a_stop_is_like_a_step(self) -> None:
         """A suspension of the process does not make a time older."""
         self.machine.pass_by(10.0)
