@@ -206,7 +206,8 @@ class Checks:
                 task.task_id,
                 task.device,
             )
-            if not self.restores.excuses(task.task_id):
+            dead_lettered = self.dead_letters and reason.startswith("dead-lettered")
+            if not (dead_lettered or self.restores.excuses(task.task_id)):
                 self._in_time(task, reason, waited_s)
         elif task.finished is State.CANCELLED:
             self.expect(
