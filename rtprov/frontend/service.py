@@ -107,7 +107,12 @@ class FrontendService(Service):
         self.ends = CompletionWatcher(rpc=rpc, shards=shards, clock=clock)
         self.readiness = readiness_of_frontend(publisher, rpc, shards, keys, clock)
         self.frontend = Frontend(
-            tasks=TaskPublisher(publisher=publisher, shards=shards, refusal=keys.refusal),
+            tasks=TaskPublisher(
+                publisher=publisher,
+                shards=shards,
+                refusal=keys.refusal,
+                repaired=topology.repaired,
+            ),
             statuses=statuses,
             directory=directory,
             ends=self.ends,

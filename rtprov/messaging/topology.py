@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from pamqp.commands import Basic
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
-from rtprov.errors import BrokerError, ConfigurationError
+from rtprov.errors import BrokerError, ConfigurationError, Unconfirmed
 from rtprov.messaging.letter_queues import LetterQueue, Letters
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Shard:
 
 
 class ShardCountCheck(Protocol):
-    """A check before anything is declared again; see `rtprov.messaging.shard_count.ShardCount`."""
+    """Checks that the number of shards is unchanged (`rtprov.messaging.shard_count.ShardCount`)."""
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Raise `BrokerError` or `ConfigurationError` if the check fails."""
@@ -113,8 +113,12 @@ class Topology:
 
     The queues of questions are declared by their servers. With `replaces`, which only workers set,
     queues of letters without a delivery limit are replaced if necessary
-    (`rtprov.messaging.letter_queues`). Before anything is declared again on the same connection,
-    `count` checks that the number of shards is unchanged.
+    (`rtprov.messaging.letter_queues`).
+
+    A change of the number of shards deletes these queues. If it is faster than a front end that
+    connects, the front end declares them anew, and no worker will ever read them. So `count`
+    compares the number of shards after each declaration; the connection is not used if it differs.
+    A change that begins later finds the queues and moves their messages.
     """
 
     _log = Logger()
@@ -136,14 +140,18 @@ class Topology:
         self._replaced = False
         self._connection: AmqpConnection | None = None
         self._repairing: Deferred[None] | None = None
+        self._repair_waiters: dict[Deferred[None], None] = {}  # an ordered set
 
     async def attach(self, connection: AmqpConnection) -> None:
         """Declare everything; done once the broker has it.
 
-        Raises `AmqpError` 406 if a queue or exchange exists with other arguments.
+        Raises `AmqpError` 406 if a queue or exchange exists with other arguments, and what `count`
+        raises.
         """
         self._connection = connection
         await self._declare(connection, fatal=True)
+        if self._count is not None:
+            await self._count.attach(connection)
 
     def detach(self) -> None:
         """Stop declaring. What was declared stays at the broker."""
@@ -167,8 +175,33 @@ class Topology:
             self._repairing = repairing
         repairing.addBoth(self._repaired)
 
+    def repaired(self) -> Deferred[None]:
+        """Fire once no repair is under way.
+
+        What the broker confirms during a repair may be in a queue that the repair has declared,
+        although the number of shards has changed. So wait for this before relying on a confirm.
+        Fails with `Unconfirmed` if the repair dropped the connection, or the connection was lost.
+        """
+        if self._repairing is None:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred(self._forget)
+        self._repair_waiters[waiter] = None
+        return waiter
+
+    def _forget(self, waiter: Deferred[None]) -> None:
+        self._repair_waiters.pop(waiter, None)
+
     def _repaired(self, result: Failure | None) -> None:
         self._repairing = None
+        lost = self._connection is None or self._connection.closed
+        waiters, self._repair_waiters = self._repair_waiters, {}
+        for waiter in waiters:
+            if lost:
+                waiter.errback(
+                    Unconfirmed("The connection was lost while queues were declared again")
+                )
+            else:
+                waiter.callback(None)
         if result is None or result.check(CancelledError):
             return
         if result.check(BrokerError):
@@ -181,17 +214,28 @@ class Topology:
             self._log.failure("could not declare exchanges, queues and bindings again", result)
 
     async def _declare_again(self, connection: AmqpConnection) -> None:
-        """Declare everything, if the number of shards is unchanged.
+        """Declare everything, if the number of shards is unchanged before and after that.
 
         If it was changed, the old queues were deleted on purpose and must not be declared.
         """
+        if not await self._count_is_unchanged(connection):
+            return
+        try:
+            await self._declare(connection, fatal=False)
+        except BrokerError:
+            await self._count_is_unchanged(connection)  # some may have been declared
+            raise
+        await self._count_is_unchanged(connection)
+
+    async def _count_is_unchanged(self, connection: AmqpConnection) -> bool:
+        """Compare the number of shards; drop the connection if that fails or it has changed."""
         if self._count is not None:
             try:
                 await self._count.attach(connection)
             except (BrokerError, ConfigurationError) as error:
-                connection.drop(f"Queues are missing and were not declared again: {error}")
-                return
-        await self._declare(connection, fatal=False)
+                connection.drop(f"Queues are missing and cannot be declared again: {error}")
+                return False
+        return True
 
     async def _declare(self, connection: AmqpConnection, *, fatal: bool) -> None:
         channel = await connection.open_channel(fatal=fatal)

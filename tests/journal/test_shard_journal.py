@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, succeed
 
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection
@@ -290,7 +290,10 @@ class Submitting(BrokerTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.tasks = TaskPublisher(
-            publisher=self.outside, shards=4, refusal=lambda shard, key: None
+            publisher=self.outside,
+            shards=4,
+            refusal=lambda shard, key: None,
+            repaired=lambda: succeed(None),
         )
 
     def test_each_to_its_shard(self) -> None:
@@ -334,7 +337,12 @@ class Submitting(BrokerTestCase):
         """If too many messages wait for confirms, a task is refused at once."""
         publisher = Publisher(clock=self.clock, max_unconfirmed=2)
         self.connect([publisher])
-        tasks = TaskPublisher(publisher=publisher, shards=4, refusal=lambda shard, key: None)
+        tasks = TaskPublisher(
+            publisher=publisher,
+            shards=4,
+            refusal=lambda shard, key: None,
+            repaired=lambda: succeed(None),
+        )
         submitted = [tasks.submit(make_task(number)) for number in range(3)]
         self.failureResultOf(submitted[2], Overloaded)
         self.network.settle()

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.clocks import WallClock
-from rtprov.errors import BrokerUnavailable, ConfigurationError, Unroutable
+from rtprov.errors import BrokerUnavailable, ConfigurationError, Unconfirmed, Unroutable
 from rtprov.frontend.service import FrontendService
+from rtprov.frontend.task_publisher import TaskPublisher
 from rtprov.journal.open_tasks import OpenTasks
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.event_messages import decode_task, encode_event, encode_task
@@ -28,7 +29,13 @@ from rtprov.messaging.shard_count import (
     message_count,
     remember,
 )
-from rtprov.messaging.topology import JOURNAL_MAX_AGE_S, PARKED_QUEUE, Shard, persistent
+from rtprov.messaging.topology import (
+    JOURNAL_MAX_AGE_S,
+    PARKED_QUEUE,
+    Shard,
+    Topology,
+    persistent,
+)
 from rtprov.model import (
     Copied,
     Finished,
@@ -374,6 +381,87 @@ class Change(CountTestCase):
         )
         self.network.settle()
         self.assertEqual(self.failureResultOf(published).type.__name__, "Unroutable")
+
+    def test_a_front_end_that_is_overtaken(self) -> None:
+        """A change that is faster than a connecting front end: the front end notices after it has
+        declared the old queues, and takes no POST.
+        """
+        self.begin_with(1)
+        count = ShardCount(1, given=True)
+        reached: Deferred[None] = Deferred()
+        go: Deferred[None] = Deferred()
+
+        async def wait(_: AmqpConnection) -> None:
+            reached.callback(None)
+            await go
+
+        publisher = Publisher(clock=self.clock)
+        topology = Topology([Shard(0, 1)], count=count)
+        connection = self.begin([count, Once(wait), topology, publisher])
+        self.network.until(lambda: bool(reached.called), 10.0)
+        self.successResultOf(self.change(2))
+        go.callback(None)
+        self.network.advance(10.0)
+        self.assertIn("the broker has 2 shards", "\n".join(self.logged))
+        self.assertFalse(connection.connected)
+        self.assertIsInstance(publisher.refusal(), BrokerUnavailable)
+
+    def test_a_repair_that_is_overtaken(self) -> None:
+        """A change that is faster than the repair of a front end: what was confirmed meanwhile is
+        not taken to be safe.
+        """
+        self.begin_with(1)
+        go: list[Deferred[None]] = []
+        agreed = ShardCount(1, given=True)
+
+        class Count:
+            """Waits after each comparison during a repair."""
+
+            async def attach(self, connection: AmqpConnection) -> None:
+                await agreed.attach(connection)
+                if connected:
+                    go.append(Deferred())
+                    await go[-1]
+
+        connected: list[bool] = []
+        topology = Topology([Shard(0, 1)], count=Count())
+        publisher = Publisher(clock=self.clock)
+        connection = self.connect([agreed, topology, publisher])
+        connected.append(True)
+        tasks = TaskPublisher(
+            publisher=publisher,
+            shards=1,
+            refusal=lambda shard, key: None,
+            repaired=topology.repaired,
+        )
+        topology.repair()
+        self.network.until(lambda: len(go) == 1, 10.0)
+        self.successResultOf(self.change(2))
+        self.declare(1)  # as the repair is about to do
+        published = tasks.submit(make_task(1))
+        cancelled = tasks.submit(make_task(2))
+        self.network.settle()
+        self.assertEqual(self.messages(Shard(0, 1).work), 2)
+        self.assertNoResult(published)
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
+        go[0].callback(None)
+        self.network.until(lambda: not connection.connected, 10.0)
+        self.failureResultOf(published, Unconfirmed)
+
+    def test_a_repair_while_nothing_changes(self) -> None:
+        """What is confirmed during a repair is safe once the repair is complete."""
+        self.begin_with(1)
+        count = ShardCount(1, given=True)
+        topology = Topology([Shard(0, 1)], count=count)
+        publisher = Publisher(clock=self.clock)
+        self.connect([count, topology, publisher])
+        self.successResultOf(topology.repaired())
+        topology.repair()
+        repaired = topology.repaired()
+        self.assertNoResult(repaired)
+        self.network.settle()
+        self.successResultOf(repaired)
 
     def test_posts_meanwhile(self) -> None:
         """What a running front end publishes during the change is either returned to it or in its

@@ -24,8 +24,12 @@ def at_rest(world: World, *, running: bool) -> None:
             kept or not world.disk.messages(queue_id),
             f"disk: {name} holds {world.disk.messages(queue_id)}",
         )
+        # A front end that the change overtakes declares the old queues anew. They stay empty.
         other = name.count("of") == 1 and not name.endswith(f"of{world.shards}")
-        world.checks.expect(not other, f"disk: {name} is left of another number of shards")
+        world.checks.expect(
+            not (other and world.disk.messages(queue_id)),
+            f"disk: {name} of another number of shards holds messages",
+        )
     if not running:
         world.checks.expect(not world.processes, f"still running: {sorted(world.processes)}")
         calls = [f"{role.name}: {call}" for role, call in world.clock.pending() if role is not None]
@@ -48,17 +52,19 @@ def jobs(world: World) -> int:
 
 
 def no_marker(world: World) -> bool:
-    """Return whether workers have no unconfirmed and no undelivered messages.
+    """Return whether workers have no unconfirmed and no undelivered messages, and wait for no
+    barrier.
 
     A standby worker publishes a marker now and then, to look for lost tasks.
     """
     workers = [
         process.service for process in world.processes.values() if isinstance(process, Service)
     ]
-    if any(
-        worker._publisher.unconfirmed for worker in workers if isinstance(worker, WorkerService)
-    ):
-        return False
+    for process in workers:
+        if isinstance(process, WorkerService):
+            barriers = [size for what, size in _worker(process) if what == "barriers"]
+            if process._publisher.unconfirmed or any(barriers):
+                return False
     return not any(
         world.disk.messages(queue_id)
         for name, queue_id in world.disk.queue_ids().items()
