@@ -20,9 +20,10 @@ from twisted.logger import Logger
 from rtprov.amqp.client.consumer import consume
 from rtprov.errors import BrokerUnavailable, UndecodableMessage
 from rtprov.journal.appending import Appender
+from rtprov.messaging.event_batches import events_in
 from rtprov.messaging.event_messages import decode_event, encode_event
 from rtprov.messaging.topology import Shard
-from rtprov.model import Event, Marker
+from rtprov.model import Event, Finished, Marker, Postponed, Started, Withheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,6 +42,8 @@ ACK_EVERY = 500
 # But the broker closes the channel if a delivery is not acknowledged within 30 minutes.
 SETTLE_EVERY_S = 300.0
 STALL_S = 30.0
+# The events that may be in a batch. The messages of the others are read again by their offsets.
+MAY_SHARE_A_MESSAGE = (Started, Postponed, Withheld, Finished)
 
 
 @define(eq=False)
@@ -58,9 +61,10 @@ class ShardJournal:
     """The implementation of `rtprov.interfaces.Journal` on a stream.
 
     A session of the worker's connection; attach it after topology and publisher. `apply` is called
-    with each event, in the journal's order; the event's offset is then `next_offset` - 1. `lost` is
-    called if the broker has another journal than before; the new one is read from its beginning.
-    `new_marker_id` returns an id that no other process has.
+    with each event, in the journal's order; the offset of its message is then `next_offset` - 1.
+    `lost` is called if the broker has another journal than before; the new one is read from its
+    beginning. `new_marker_id` returns an id that no other process has. With `batches`, several
+    events may be appended as one message (`rtprov.messaging.event_batches`).
     """
 
     _log = Logger()
@@ -75,13 +79,16 @@ class ShardJournal:
         rng: random.Random,
         new_marker_id: Callable[[], str],
         lost: Callable[[], None] = lambda: None,
+        batches: bool = False,
     ) -> None:
         self._shard = shard
         self._apply = apply
         self._clock = clock
         self._new_marker_id = new_marker_id
         self._lost = lost
-        self._appender = Appender(shard=shard, publisher=publisher, clock=clock, rng=rng)
+        self._appender = Appender(
+            shard=shard, publisher=publisher, clock=clock, rng=rng, batches=batches
+        )
         self._connection: AmqpConnection | None = None
         # The offset and message of the last event that was read.
         self._newest: tuple[int, bytes] | None = None
@@ -89,7 +96,8 @@ class ShardJournal:
         self._same_journal = True
         # Whether to read the journal from its beginning to find that event.
         self._read_from_start = False
-        self._seen = 0
+        self._seen = 0  # messages
+        self._applied = 0  # events, and markers
         self.first_offset: int | None = None
         """The offset of the first event that this process has read, None before that."""
         self.replay_s: float | None = None
@@ -117,7 +125,7 @@ class ShardJournal:
         self._same_journal = self._newest is None
         self._connection = connection
         self._settle_regularly(channel)
-        started, seen = self._clock.seconds(), self._seen
+        started, applied = self._clock.seconds(), self._applied
         await consume(
             channel,
             self._shard.journal,
@@ -130,7 +138,7 @@ class ShardJournal:
         self._log.info(
             "{journal}: replayed {events} events in {seconds:.1f} s",
             journal=self._shard.journal,
-            events=self._seen - seen,
+            events=self._applied - applied,
             seconds=self.replay_s,
         )
 
@@ -192,19 +200,36 @@ class ShardJournal:
 
     def _take(self, offset: int, body: bytes) -> None:
         try:
-            event = decode_event(body)
+            messages = events_in(body)
         except UndecodableMessage as error:
-            self._log.error(
-                "{journal}: ignoring the message at offset {offset}: {error}",
-                journal=self._shard.journal,
-                offset=offset,
-                error=error,
-            )
+            self._ignore(offset, error)
             return
+        failed: Exception | None = None
+        for message in messages:
+            self._applied += 1
+            try:
+                self._take_event(message)
+            except UndecodableMessage as error:
+                self._ignore(offset, error)
+            except Exception as error:
+                failed = error  # raised below; this message is not read again
+        if failed is not None:
+            raise failed
+
+    def _take_event(self, message: bytes) -> None:
+        event = decode_event(message)
         if isinstance(event, Marker):
             self._on_marker(event)
         else:
             self._apply(event)
+
+    def _ignore(self, offset: int, error: UndecodableMessage) -> None:
+        self._log.error(
+            "{journal}: ignoring the message at offset {offset}: {error}",
+            journal=self._shard.journal,
+            offset=offset,
+            error=error,
+        )
 
     def _is_our_marker(self, body: bytes) -> bool:
         pending = self._pending_marker
@@ -226,11 +251,13 @@ class ShardJournal:
 
     def append(self, event: Event) -> Deferred[None]:
         """See `rtprov.interfaces.Journal.append`."""
-        return self._appender.append(encode_event(event))
+        return self._appender.append(
+            encode_event(event), alone=not isinstance(event, MAY_SHARE_A_MESSAGE)
+        )
 
     def append_message(self, body: bytes) -> Deferred[None]:
         """See `rtprov.interfaces.Journal.append_message`."""
-        return self._appender.append(body)
+        return self._appender.append(body, alone=True)
 
     # The barrier. One marker is on its way at a time. Later callers share the next marker, because
     # the present one may have been published before the events that they wait for.
@@ -253,6 +280,7 @@ class ShardJournal:
         marker = Marker(self._new_marker_id())
         pending = self._pending_marker = _PendingMarker(marker.marker_id, waiters, self._seen)
         pending.watchdog = self._clock.callLater(STALL_S, self._check_stall, pending)
+        self._appender.end_turn()
         pending.publish = self._appender.publish(encode_event(marker))
         pending.publish.addErrback(self._marker_failed, pending)
 

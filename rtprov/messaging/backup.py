@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, cast
 
 from attrs import define, field, frozen
@@ -29,6 +29,7 @@ from twisted.internet.defer import Deferred
 from rtprov.amqp.client.consumer import cancel, consume
 from rtprov.amqp.client.gathering import gather
 from rtprov.errors import ConfigurationError, UndecodableMessage
+from rtprov.messaging.event_batches import events_in
 from rtprov.messaging.event_messages import decode_event, encode_event
 from rtprov.messaging.markers import rebase_copy
 from rtprov.messaging.moving import BATCH
@@ -129,9 +130,9 @@ class _Journal:
                 first = cast("int", (delivery.properties.headers or {})["x-stream-offset"])
             over = delivery.body == marker
             if b'"marker"' not in delivery.body and b"\n" not in delivery.body:
-                body = rebase_copy(delivery.body, first)
-                self._out.write(b"%d %b\n" % (self._shard.index, body))
-                copied += 1
+                for event in _events_in(rebase_copy(delivery.body, first)):
+                    self._out.write(b"%d %b\n" % (self._shard.index, event))
+                    copied += 1
             if over or not self._arrived:
                 channel.ack_all(delivery)
         await cancel(channel, tag)
@@ -150,6 +151,14 @@ class _Journal:
             waiting.callback(None)
         else:
             waiting.errback(reason)
+
+
+def _events_in(body: bytes) -> Sequence[bytes]:
+    """Return the events of a journal's message: each has a line of its own in the file."""
+    try:
+        return events_in(body)
+    except UndecodableMessage:
+        return (body,)
 
 
 @frozen

@@ -15,6 +15,7 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import Session
 from rtprov.errors import AmqpError, ConfigurationError, UndecodableMessage
 from rtprov.messaging.environment import Environment
+from rtprov.messaging.event_batches import events_in
 from rtprov.messaging.event_messages import decode_event, encode_event
 from rtprov.messaging.topology import (
     TASKS_EXCHANGE,
@@ -123,11 +124,12 @@ class FirstKey:
         def look(delivery: Delivery) -> None:
             delivery.ack()
             try:
-                event = decode_event(delivery.body)
+                events = [decode_event(message) for message in events_in(delivery.body)]
             except UndecodableMessage:
                 return
-            if not read.called and (event == end or isinstance(event, OF_TASKS)):
-                read.callback(event != end)
+            for event in events:
+                if not read.called and (event == end or isinstance(event, OF_TASKS)):
+                    read.callback(event != end)
 
         channel.on_closed(lambda reason: None if read.called else read.errback(reason))
         await consume(

@@ -9,7 +9,8 @@ messages is called once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from pamqp.commands import Basic
@@ -17,6 +18,8 @@ from twisted.internet.defer import Deferred
 
 from rtprov.amqp.client.consumer import cancel, consume
 from rtprov.amqp.client.gathering import gather
+from rtprov.errors import UndecodableMessage
+from rtprov.messaging.event_batches import encode_batch, events_in
 from rtprov.messaging.letter_queues import COUNTS
 from rtprov.messaging.markers import rebase_copy
 from rtprov.messaging.shard_count import message_count
@@ -59,7 +62,8 @@ class Move:
     """Moves the messages of one queue, up to a marker that it publishes to the end of the queue.
 
     `connection` is the old broker's, and so is `publisher`; `target` is a publisher of the new one.
-    `queue_of` returns the new queue of a message, or None if the message is dropped. With `stream`,
+    `queue_of` returns the new queue of a message, or None if the message is dropped; it is called
+    with each event of a batch. With `stream`,
     the queue is a stream, and each `run` copies what the one before did not.
     """
 
@@ -70,7 +74,7 @@ class Move:
         publisher: Publisher,
         target: Publisher,
         queue: str,
-        queue_of: Callable[[Delivery], str | None],
+        queue_of: Callable[[bytes], str | None],
         stream: bool = False,
     ) -> None:
         self._connection = connection
@@ -119,22 +123,35 @@ class Move:
         for delivery in batch:
             if MARKER in (delivery.properties.headers or {}):
                 continue
-            queue = self._queue_of(delivery)
-            if queue is not None:
-                properties = Basic.Properties(
-                    content_type=delivery.properties.content_type,
-                    delivery_mode=2,
-                    headers={
-                        key: value
-                        for key, value in (delivery.properties.headers or {}).items()
-                        if key not in _OF_THE_QUEUE
-                    },
-                )
-                published.append(
-                    self._target.publish("", queue, self._body(delivery), properties=properties)
-                )
+            properties = Basic.Properties(
+                content_type=delivery.properties.content_type,
+                delivery_mode=2,
+                headers={
+                    key: value
+                    for key, value in (delivery.properties.headers or {}).items()
+                    if key not in _OF_THE_QUEUE
+                },
+            )
+            for queue, body in self._copies(self._body(delivery)):
+                published.append(self._target.publish("", queue, body, properties=properties))
         await gather(published)
         return len(published)
+
+    def _copies(self, body: bytes) -> Iterable[tuple[str, bytes]]:
+        """Return the new queues of a message, and what each gets: all of it, or of a batch the
+        events that belong there.
+        """
+        events: Sequence[bytes] = (body,)
+        if self._next_offset is not None:
+            with suppress(UndecodableMessage):
+                events = events_in(body)
+        of_queues: dict[str, list[bytes]] = {}
+        for event in events:
+            queue = self._queue_of(event)
+            if queue is not None:
+                of_queues.setdefault(queue, []).append(event)
+        for queue, mine in of_queues.items():
+            yield queue, mine[0] if len(mine) == 1 else encode_batch(mine)
 
     def _body(self, delivery: Delivery) -> bytes:
         if self._next_offset is None:

@@ -38,7 +38,6 @@ from rtprov.messaging.shard_count import (
 from rtprov.messaging.topology import PARKED_QUEUE, Shard, Topology
 
 if TYPE_CHECKING:
-    from rtprov.amqp.client.delivery import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.publisher import Publisher
 
@@ -157,7 +156,7 @@ class Relocation:
                         self._say(f"{move.queue}: {moved} messages moved")
 
     def _move(self, queue: str, *, stream: bool = False) -> Move:
-        def same(delivery: Delivery) -> str:
+        def same(_: bytes) -> str:
             return queue
 
         return Move(

@@ -39,7 +39,6 @@ from rtprov.messaging.topology import Shard, Topology
 from rtprov.model import shard_of
 
 if TYPE_CHECKING:
-    from rtprov.amqp.client.delivery import Delivery
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.amqp.client.publisher import Publisher
 
@@ -145,10 +144,10 @@ class Resharding:
     def _moves(self, shard: Shard, new: list[Shard]) -> list[Move]:
         """Return the moves of a shard's queues."""
 
-        def queue_of(kind: str) -> Callable[[Delivery], str | None]:
-            def find(delivery: Delivery) -> str | None:
+        def queue_of(kind: str) -> Callable[[bytes], str | None]:
+            def find(body: bytes) -> str | None:
                 try:
-                    device = _decode(delivery.body).equipment
+                    device = _decode(body).equipment
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     return None  # a barrier's marker, or a message that no worker can decode
                 return str(getattr(new[shard_of(device, len(new))], kind))

@@ -83,6 +83,7 @@ class Options(opt.CommandOptions):
         opt.HISTORY_DAYS,
         opt.PATIENCE,
         opt.DRAIN,
+        opt.BATCH_EVENTS,
         opt.NO_GC_TUNING,
     )
 
@@ -120,6 +121,7 @@ class Settings(opt.CommandSettings):
     history_days: int
     patience: float
     drain: float
+    batch_events: bool
 
 
 def _on_loopback(port: int) -> DescribedEndpoint:
@@ -266,6 +268,7 @@ class _Everything(Command):
             retention_s=settings.retention,
             patience_s=settings.patience,
             drain_s=settings.drain,
+            batch_events=settings.batch_events,
             journal_age_s=self._journal_age_s,
         )
         return make_worker(

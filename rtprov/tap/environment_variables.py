@@ -24,9 +24,9 @@ _NAMES = {
         " running-status seal-keys shards stop-delay tokens try-command"
     ),
     "WORKER": (
-        "amqp-certificate amqp-private-key broker broker-file ca certificate certs concurrency"
-        " drain equipment-url health-listen history history-days log-format max-calls-per-second"
-        " no-gc-tuning patience private-key retention seal-keys shard shards"
+        "amqp-certificate amqp-private-key batch-events broker broker-file ca certificate certs"
+        " concurrency drain equipment-url health-listen history history-days log-format"
+        " max-calls-per-second no-gc-tuning patience private-key retention seal-keys shard shards"
     ),
     "STUB": (
         "certificate certs client-ca delay health-listen honour-timeout listen log-format"

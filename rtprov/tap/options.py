@@ -230,6 +230,12 @@ DRAIN = Option(
     "seconds that running calls to service A get to finish when the worker stops",
     seconds(0, 86400),
 )
+BATCH_EVENTS = Option(
+    "batch-events",
+    None,
+    "write several events of a journal as one message; only when no worker before 0.3 is left",
+    flag=True,
+)
 RUNNING_STATUS = Option(
     "running-status",
     "200",

@@ -63,6 +63,7 @@ class Options(opt.CommandOptions):
         opt.HISTORY_DAYS,
         opt.PATIENCE,
         opt.DRAIN,
+        opt.BATCH_EVENTS,
         opt.HEALTH_LISTEN,
         opt.LOG_FORMAT,
         opt.CERTS,
@@ -97,6 +98,7 @@ class Settings(opt.CommandSettings):
     history_days: int
     patience: float
     drain: float
+    batch_events: bool
     health_listen: DescribedEndpoint | None
     log_format: str
     certs: Path
@@ -230,6 +232,7 @@ def makeService(options: Options) -> IService:
             retention_s=settings.retention,
             patience_s=settings.patience,
             drain_s=settings.drain,
+            batch_events=settings.batch_events,
             shards_given=settings.shards is not None,
         )
         env = environment(route.endpoint, route.url)

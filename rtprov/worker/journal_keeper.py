@@ -25,6 +25,7 @@ from twisted.logger import Logger
 
 from rtprov.errors import BrokerError
 from rtprov.journal.reconstruct import end_of, events_of
+from rtprov.messaging.event_batches import events_of_task
 from rtprov.messaging.markers import copy_event
 from rtprov.model import Copied, Requested
 from rtprov.worker.pace import for_each
@@ -229,7 +230,8 @@ class JournalKeeper:
         copied = Copied(self._wall_clock(), task.place, max(task.offsets, default=-1))
         for offset in list(task.offsets):
             if offset != task.request and offset in messages:
-                await self._journal.append_message(messages[offset].body)
+                for body in events_of_task(messages[offset].body, task.task_id):
+                    await self._journal.append_message(body)
         message = None if task.request is None else messages.get(task.request)
         if message is not None:
             await self._journal.append_message(copy_event(message.body, copied))

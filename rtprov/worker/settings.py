@@ -23,6 +23,7 @@ class WorkerSettings:
     - `patience_s`: how long a task is retried while A cannot be reached.
     - `drain_s`: how long calls may take to finish when the worker stops.
     - `journal_age_s`: how long the broker keeps journals.
+    - `batch_events`: whether several events of a journal are written as one message.
     - `shards_given`: whether the operator set the number of shards.
     """
 
@@ -33,4 +34,5 @@ class WorkerSettings:
     patience_s: float = 600.0
     drain_s: float = 120.0
     journal_age_s: float = JOURNAL_MAX_AGE_S
+    batch_events: bool = False
     shards_given: bool = True

@@ -145,6 +145,7 @@ def build_shard(shard: Shard, shared: WorkerParts) -> ShardParts:
         rng=environment.rng,
         new_marker_id=environment.new_id,
         lost=journal_lost,
+        batches=settings.batch_events,
     )
     inquiries = TaskQueryServer(
         shard=shard,

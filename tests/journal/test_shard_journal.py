@@ -10,23 +10,18 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, succeed
 
 from rtprov.amqp.client.publisher import Publisher
-from rtprov.amqp.client.service import BrokerConnection
-from rtprov.broker.server.factory import BrokerFactory
 from rtprov.errors import BrokerUnavailable, Overloaded, Unconfirmed, Unroutable
 from rtprov.frontend.task_publisher import TaskPublisher
-from rtprov.journal.shard_journal import SETTLE_EVERY_S, ShardJournal
+from rtprov.journal.shard_journal import SETTLE_EVERY_S
 from rtprov.messaging.event_messages import decode_event, decode_task
 from rtprov.messaging.topology import TASKS_EXCHANGE, Shard, Topology
-from rtprov.model import Event, Finished, Marker, Requested, Started, State, Unrecognised, shard_of
+from rtprov.model import Event, Finished, Marker, Requested, State, Unrecognised, shard_of
 from tests.support.brokered import EPOCH, SHARD, BrokerTestCase, make_task, task_id
+from tests.support.journal_case import JournalTestCase, started
 
 if TYPE_CHECKING:
     from rtprov.amqp.client.protocol import AmqpConnection
     from rtprov.broker.server.connection import BrokerProtocol
-
-
-def started(number: int) -> Started:
-    return Started(task_id(number), "DEVICE1", EPOCH, 1)
 
 
 @define
@@ -40,38 +35,6 @@ class AfterTheJournal:
         self.applied.append(len(self.seen))
 
     def detach(self) -> None: ...
-
-
-class JournalTestCase(BrokerTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.seen: list[Event] = []
-
-    def make(self) -> tuple[ShardJournal, BrokerConnection]:
-        """Return a journal whose connection is being made."""
-        publisher = Publisher(clock=self.clock)
-        journal = self.journal(self.seen.append, publisher)
-        return journal, self.begin([Topology([SHARD]), publisher, journal])
-
-    def follow(self) -> ShardJournal:
-        """Return a journal that has replayed everything."""
-        self.follower, self.connection = self.make()
-        self.reconnected(self.connection)
-        return self.follower
-
-    def lose(self) -> None:
-        """Break every connection. No client has reconnected yet."""
-        self.network.cut("broker")
-        self.network.settle()
-
-    def close_broker(self) -> None:
-        """Make the broker refuse connections until `open_broker`."""
-        del self.network.factories["broker"]
-        self.lose()
-
-    def open_broker(self) -> None:
-        self.network.factories["broker"] = BrokerFactory(self.broker)
-        self.reconnected(self.connection, self.outside_connection)
 
 
 class Following(JournalTestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from rtprov.model import Cancelled, Started, Task
 from tests.support.journal_folds import task_id
 from tests.support.system import System
 from tests.support.system_case import COMPLETED, FAILED, RUNNING, SystemTestCase
+
+KINDS = {"requested", "started", "cancelled", "finished", "active"}
 
 
 class _Client:
@@ -44,7 +47,7 @@ class BackupTestCase(SystemTestCase):
     """Backs up `self.system`, and restores to another system with the same keys."""
 
     def make(self) -> System:
-        return System(shards=2)
+        return System(shards=2, batch_events=True)
 
     def on(self, system: System, work: Callable[[Side], Awaitable[Any]]) -> Deferred[Any]:
         """Run `work` on a connection of its own to the broker of `system`."""
@@ -102,6 +105,11 @@ class Backup(BackupTestCase):
         self.assertEqual(self.shards, 2)
         for secret in ("s3cr3t", "пароль"):
             self.assertNotIn(secret.encode(), out.getvalue())
+
+        # Each event has a line of its own, so that earlier versions can read the file.
+        events = [line.partition(b" ")[2] for line in out.getvalue().splitlines()[1:-1]]
+        self.assertEqual({json.loads(event)["kind"] for event in events} - KINDS, set())
+        self.assertEqual(len(events), self.saved)
 
         other = self.another()
         self.successResultOf(self.restore(other, out))

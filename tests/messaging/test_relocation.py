@@ -13,6 +13,7 @@ from rtprov.broker.server.broker import make_broker
 from rtprov.broker.server.factory import BrokerFactory
 from rtprov.broker.storage.memory import MemoryStorage
 from rtprov.errors import BrokerUnavailable, ConfigurationError, Unroutable
+from rtprov.messaging.event_batches import encode_batch
 from rtprov.messaging.event_messages import decode_task, encode_event, encode_task
 from rtprov.messaging.relocation import Relocation, Side
 from rtprov.messaging.resharding import Resharding
@@ -79,8 +80,9 @@ class MoveTestCase(CountTestCase):
             )
             self.publish("rtprov.tasks", shard.event_key, encode_event(Marker("m")))
             if number < 4:
-                for event in self.end_of(number, device):
-                    self.publish("rtprov.tasks", shard.event_key, encode_event(event))
+                events = [encode_event(event) for event in self.end_of(number, device)]
+                for message in events if number < 2 else [encode_batch(events)]:
+                    self.publish("rtprov.tasks", shard.event_key, message)
         self.publish("", shards[0].dead, encode_task(make_task(98)), LETTER)
         self.publish("", PARKED_QUEUE, b"not ours", LETTER)
 

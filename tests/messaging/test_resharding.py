@@ -18,6 +18,7 @@ from rtprov.frontend.service import FrontendService
 from rtprov.frontend.task_publisher import TaskPublisher
 from rtprov.journal.open_tasks import OpenTasks
 from rtprov.messaging.environment import Environment
+from rtprov.messaging.event_batches import encode_batch
 from rtprov.messaging.event_messages import decode_task, encode_event, encode_task
 from rtprov.messaging.resharding import Resharding
 from rtprov.messaging.shard_count import (
@@ -147,7 +148,10 @@ class Change(CountTestCase):
         return self.declare(count)
 
     def fill(self, shards: list[Shard]) -> None:
-        """Publish sixteen tasks for eight devices. Some have been started or have ended."""
+        """Publish sixteen tasks for eight devices. Four have ended: the events of two are in a
+        batch for each shard.
+        """
+        batches: dict[Shard, list[bytes]] = {}
         for number in range(16):
             device = DEVICES[number % 8]
             shard = shards[shard_of(device, len(shards))]
@@ -155,16 +159,17 @@ class Change(CountTestCase):
             self.publish("rtprov.tasks", shard.requested_key, encode_task(task))
             self.publish("rtprov.tasks", shard.event_key, encode_event(Marker("m")))
             if number < 4:
-                self.publish(
-                    "rtprov.tasks",
-                    shard.event_key,
+                events = [
                     encode_event(Started(task_id(number), device, EPOCH, 1, "p")),
-                )
-                self.publish(
-                    "rtprov.tasks",
-                    shard.event_key,
                     encode_event(Finished(task_id(number), device, EPOCH, State.COMPLETED, "ok")),
-                )
+                ]
+                if number < 2:
+                    for event in events:
+                        self.publish("rtprov.tasks", shard.event_key, event)
+                else:
+                    batches.setdefault(shard, []).extend(events)
+        for shard, events in batches.items():
+            self.publish("rtprov.tasks", shard.event_key, encode_batch(events))
 
     def check(self, count: int) -> None:
         """Check that everything is in its new place, in the order of each device, and that nothing

@@ -35,6 +35,7 @@ from attrs import define, field
 
 from rtprov.broker.storage.database import POSITION_BITS, Batch
 from rtprov.errors import UndecodableMessage
+from rtprov.messaging.event_batches import events_in
 from rtprov.messaging.event_messages import decode_event, decode_task
 from rtprov.model import Cancelled, Finished, Requested, Started, State
 from tests.simulation.clock import EPOCH
@@ -119,7 +120,8 @@ class Checks:
             if row[4] == "rtprov.tasks" and self._queue_name(row[0] >> POSITION_BITS).startswith(
                 "rtprov.journal"
             ):
-                self._on_event(row[7])
+                for event in events_in(row[7]):
+                    self._on_event(event)
 
     def _queue_name(self, queue_id: int) -> str:
         if queue_id not in self._queues:

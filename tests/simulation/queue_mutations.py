@@ -1,11 +1,13 @@
-"""Mutations of the code that replaces lost messages and keeps the order of tasks. See
-`mutations`.
+"""Mutations of the code that reads batches of events, replaces lost messages, and keeps the order
+of tasks. See `mutations`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from rtprov.journal import shard_journal
+from rtprov.messaging.event_batches import events_in
 from rtprov.worker.census import Census
 from rtprov.worker.job import UndeliveredMessage
 from rtprov.worker.shard_worker import ShardWorker
@@ -34,3 +36,8 @@ _add_job = ShardWorker._add_job
 def _add_at_once(self: Any, task: Any, delivery: Any) -> None:
     self._fresh = False
     _add_job(self, task, delivery)
+
+
+@mutation("only the first event of a batch is read", shard_journal, "events_in")
+def _first_only(body: Any) -> Any:
+    return events_in(body)[:1]

@@ -305,6 +305,8 @@ class World:
                 concurrency=self.setup.concurrency,
                 patience_s=self.setup.patience_s,
                 drain_s=self.setup.drain_s,
+                # Workers with and without the option work together.
+                batch_events=self.rng(f"{role.name} writes batches").random() < 0.5,
                 retention_s=self.setup.retention_s,
                 shards_given=given is not None,
             )

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from rtprov.amqp.client.consumer import consume
 from rtprov.amqp.client.protocol import AmqpConnection
 from rtprov.errors import BrokerUnavailable, ConfigurationError
+from rtprov.messaging.event_batches import events_in
 from rtprov.messaging.event_messages import decode_event
 from rtprov.messaging.shard_count import ShardCount
 from rtprov.messaging.topology import Shard, Topology
@@ -89,7 +90,7 @@ def events_of(case: BrokerTestCase, shard: Shard) -> list[TaskEvent]:
         await consume(
             await connection.open_channel(),
             shard.journal,
-            lambda delivery: taken.append(decode_event(delivery.body)),
+            lambda delivery: taken.extend(map(decode_event, events_in(delivery.body))),
             prefetch=1000,
             arguments={"x-stream-offset": "first"},
         )

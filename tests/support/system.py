@@ -82,6 +82,7 @@ class System:
     retention_s: float = 86400.0
     patience_s: float = 600.0
     drain_s: float = 120.0
+    batch_events: bool = False
     running_status: int = 200
     rules: Iterable[Rule] = ()
     clock: Clock = field(factory=Clock)
@@ -160,6 +161,7 @@ class System:
             retention_s=self.retention_s,
             patience_s=self.patience_s,
             drain_s=self.drain_s,
+            batch_events=self.batch_events,
         )
         agent = equipment_agent(
             self.network.connect("a"), concurrency=settings.concurrency, clock=self.clock

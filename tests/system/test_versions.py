@@ -14,11 +14,12 @@ from rtprov.amqp.client.publisher import Publisher
 from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import UndecodableMessage
+from rtprov.journal import shard_journal
 from rtprov.messaging.topology import PARKED_QUEUE, STATUS_EXCHANGE, TASKS_EXCHANGE, Shard
 from rtprov.worker.quarantine import GIVE_UP_AFTER
 from tests.support.brokered import _Taker
 from tests.support.scale import slow
-from tests.support.system import EPOCH, System
+from tests.support.system import EPOCH, REQUEST, System
 from tests.support.system_case import COMPLETED, FAILED, RUNNING, SystemTestCase
 
 SHARD = Shard(0, 1)
@@ -162,6 +163,77 @@ class NextVersion(VersionsTestCase):
         self.assertEqual(self.status(DEVICE, task_id(1)), FAILED)
         self.assertEqual(self.parked(), [(order, "rejected")])
         self.assert_alive()
+
+
+class Batches(VersionsTestCase):
+    """Workers that write several events as one message (``--batch-events``), and others."""
+
+    def many(self, count: int = 40) -> dict[str, str]:
+        """POST many tasks at the same time; return their ids by device."""
+        answers = {
+            f"BATCH{number:05}": self.system.send(
+                "POST", f"/api/v1/equipment/cpe/BATCH{number:05}", REQUEST
+            )
+            for number in range(count)
+        }
+        self.system.network.advance(0.5)
+        return {
+            device: json.loads(self.successResultOf(answer).body)["taskId"]
+            for device, answer in answers.items()
+        }
+
+    def assert_completed(self, tasks: dict[str, str]) -> None:
+        for device, task in tasks.items():
+            self.assertEqual(self.status(device, task), COMPLETED)
+
+    def stop_first(self) -> None:
+        stopped = self.system.workers.pop(0).stopService()
+        self.system.network.until(lambda: bool(stopped.called), 10.0)
+
+    def test_with_and_without(self) -> None:
+        """A worker with the option takes over from one without it, and the other way round. Each
+        task is called once.
+        """
+        tasks = self.many()
+        for batch_events in (True, False, True):
+            self.system.batch_events = batch_events
+            self.system.start_worker()
+            self.system.network.advance(0.3)
+            self.stop_first()
+            self.system.network.advance(2)
+            self.assert_completed(tasks)
+            tasks = self.many()
+        self.system.network.advance(2)
+        self.assert_completed(tasks)
+        self.assertEqual(self.system.stub.calls, 160)
+
+    def test_fewer_messages(self) -> None:
+        """The events of many tasks are few messages."""
+        self.system.batch_events = True
+        self.system.start_worker()
+        self.system.network.advance(0.3)
+        self.stop_first()
+        before = self.journalled()
+        tasks = self.many(100)
+        self.system.network.advance(2)
+        self.assert_completed(tasks)
+        self.assertLess(self.journalled() - before, 250)  # 300 events and some markers
+
+    def journalled(self) -> int:
+        return self.system.broker.virtual_host.queues[SHARD.journal].message_count
+
+    def test_an_earlier_version(self) -> None:
+        """A worker that passes over batches, as one of 0.2.0 does, follows a worker of this
+        version: by default it writes none.
+        """
+        tasks = self.many()
+        self.patch(shard_journal, "events_in", lambda body: (body,))
+        self.system.start_worker()
+        self.system.network.advance(2)
+        self.stop_first()
+        self.system.network.advance(2)
+        self.assert_completed(tasks)
+        self.assertEqual(self.system.stub.calls, len(tasks))
 
 
 class NotOurs(VersionsTestCase):

@@ -39,6 +39,7 @@ WORKER: dict[str, Any] = {
     "retention": 86400.0,
     "patience": 600.0,
     "drain": 120.0,
+    "batch-events": False,
 }
 
 EVERY: dict[str, Any] = {"no-gc-tuning": False}
@@ -139,7 +140,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 PATH = ("some/where", Path("some/where"))
 PORT = ("0", 0)
 DELAY = ("0.5", 0.5)
-FLAGS = ("honour-timeout", "no-gc-tuning", "open", "tls")
+FLAGS = ("batch-events", "honour-timeout", "no-gc-tuning", "open", "tls")
 PATHS = (
     "certs",
     "state",

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtprov.errors import BrokerUnavailable
 from rtprov.journal.store import Store
+from rtprov.messaging.event_batches import encode_batch, events_in
 from rtprov.messaging.event_messages import decode_event, decode_task, encode_event, encode_task
 from rtprov.model import Cancelled, Event, Finished, Postponed, Requested, Started, State, Task
 from rtprov.worker.journal_keeper import LOOK_S, JournalKeeper
@@ -44,7 +45,9 @@ class Stream:
         if not self.up:
             return Deferred()
         self.bodies.append(body)
-        self.replica.apply(decode_event(body))
+        for event in events_in(body):
+            self.replica.offset = len(self.bodies) - 1
+            self.replica.apply(decode_event(event))
         return succeed(None)
 
     def barrier(self) -> Deferred[None]:
@@ -54,7 +57,7 @@ class Stream:
         return {each: FakeDelivery(self.bodies[each]) for each in offsets if each >= self.first}
 
     def events(self, first: int = 0) -> list[Event]:
-        return [decode_event(body) for body in self.bodies[first:]]
+        return [decode_event(event) for body in self.bodies[first:] for event in events_in(body)]
 
 
 class Presence:
@@ -212,6 +215,17 @@ class OpenTasks(KeeperTestCase):
         self.stream.append(Started(task_id(1), "DEVICE1", EPOCH, 3, "p1"))
         self.pass_(AGE_S / 2 + 10 * LOOK_S)
         self.assertLessEqual(len(self.stream.bodies), 4)
+
+    def test_a_batch(self) -> None:
+        """Of a batch, the keeper writes only the events of the open task again."""
+        self.request(1, 2)
+        events = [Started(task_id(number), "DEVICE1", EPOCH, 1, "p1") for number in (1, 2)]
+        self.stream.append_message(encode_batch([encode_event(event) for event in events]))
+        self.stream.append(Finished(task_id(2), "DEVICE1", EPOCH, State.COMPLETED, ""))
+        self.pass_(AGE_S / 2 + 2 * LOOK_S)
+        again = self.stream.events(4)
+        self.assertEqual([type(event) for event in again], [Started, Requested])
+        self.assertEqual(again[0], events[0])
 
     def test_the_connection_goes(self) -> None:
         """Writing stops when the connection is lost, and is done again on the next one."""
