@@ -196,6 +196,8 @@ class Topology:
         lost = self._connection is None or self._connection.closed
         waiters, self._repair_waiters = self._repair_waiters, {}
         for waiter in waiters:
+            if waiter.called:  # cancelled by the callbacks of an earlier one
+                continue
             if lost:
                 waiter.errback(
                     Unconfirmed("The connection was lost while queues were declared again")
