@@ -58,6 +58,11 @@ def rtprov(s: Setting) -> list[list[str]]:
     ]
 
 
+def rtprov_batches(s: Setting) -> list[list[str]]:
+    front_end, worker = rtprov(s)
+    return [front_end, [*worker, "--batch-events"]]
+
+
 def rtprov_embedded(s: Setting) -> list[list[str]]:
     options = {
         "certs": s.folder,
@@ -93,6 +98,7 @@ def fastapi_aiopika(s: Setting) -> list[list[str]]:
 
 CONTENDERS = {
     "rtprov": rtprov,
+    "rtprov-batches": rtprov_batches,
     "rtprov-embedded": rtprov_embedded,
     "fastapi-aiopika": fastapi_aiopika,
 }
