@@ -129,8 +129,8 @@ class _Journal:
             if first is None:
                 first = cast("int", (delivery.properties.headers or {})["x-stream-offset"])
             over = delivery.body == marker
-            if b'"marker"' not in delivery.body and b"\n" not in delivery.body:
-                for event in _events_in(rebase_copy(delivery.body, first)):
+            for event in _events_in(rebase_copy(delivery.body, first)):
+                if not _is_marker(event) and b"\n" not in event:
                     self._out.write(b"%d %b\n" % (self._shard.index, event))
                     copied += 1
             if over or not self._arrived:
@@ -154,11 +154,22 @@ class _Journal:
 
 
 def _events_in(body: bytes) -> Sequence[bytes]:
-    """Return the events of a journal's message: each has a line of its own in the file."""
+    """Return the events of a journal's message. Each has a line of its own in a file of this
+    version; 0.2.0 saves batches as they are.
+    """
     try:
         return events_in(body)
     except UndecodableMessage:
         return (body,)
+
+
+def _is_marker(body: bytes) -> bool:
+    if b'"marker"' not in body:
+        return False
+    try:
+        return isinstance(decode_event(body), Marker)
+    except UndecodableMessage:
+        return False
 
 
 @frozen
@@ -183,20 +194,21 @@ def examine(file: IO[bytes], name: str) -> Contents:
     started: set[bytes] = set()
     ended: set[bytes] = set()
     events = 0
-    for _, body in _events(file, name, shards):
+    for _, line in _events(file, name, shards):
         events += 1
-        try:
-            event = decode_event(body)
-        except UndecodableMessage:
-            continue
-        if isinstance(event, Requested) and event.whole:
-            begun.add(event.task_id.encode())
-        elif isinstance(event, Started):
-            started.add(event.task_id.encode())
-        elif isinstance(event, Finished) or (
-            isinstance(event, Cancelled) and event.task_id.encode() not in started
-        ):
-            ended.add(event.task_id.encode())
+        for body in _events_in(line):
+            try:
+                event = decode_event(body)
+            except UndecodableMessage:
+                continue
+            if isinstance(event, Requested) and event.whole:
+                begun.add(event.task_id.encode())
+            elif isinstance(event, Started):
+                started.add(event.task_id.encode())
+            elif isinstance(event, Finished) or (
+                isinstance(event, Cancelled) and event.task_id.encode() not in started
+            ):
+                ended.add(event.task_id.encode())
     return Contents(shards, events, frozenset(begun - ended))
 
 

@@ -54,13 +54,18 @@ def events_in(body: bytes) -> Sequence[bytes]:
 
 
 def events_of_task(body: bytes, task_id: str) -> Sequence[bytes]:
-    """Return those messages of `events_in` that are about a task; a message that is no batch is.
+    """Return the messages of a batch's events that are about a task. A message that is no batch is
+    returned as it is.
 
-    Raises `UndecodableMessage` if a batch is damaged.
+    Raises `UndecodableMessage` if the batch is damaged.
     """
     if not body.startswith(_START):
         return (body,)
+    return [event for event in events_in(body) if _task_of(event) == task_id]
+
+
+def _task_of(event: bytes) -> str | None:
     try:
-        return [event for event in events_in(body) if _decode_task(event).task == task_id]
-    except MALFORMED as error:
-        raise undecodable("a batch of events", error) from None
+        return _decode_task(event).task
+    except MALFORMED:
+        return None  # an event of a later version may have no task

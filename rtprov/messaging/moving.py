@@ -23,7 +23,7 @@ from rtprov.messaging.event_batches import encode_batch, events_in
 from rtprov.messaging.letter_queues import COUNTS
 from rtprov.messaging.markers import rebase_copy
 from rtprov.messaging.shard_count import message_count
-from rtprov.messaging.topology import TASKS_EXCHANGE
+from rtprov.messaging.topology import task_bindings
 
 if TYPE_CHECKING:
     from rtprov.amqp.client.delivery import Delivery
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rtprov.messaging.topology import Shard
 
 BATCH = 500
+MAX_BYTES = 1024 * 1024  # without a confirm
 MARKER = "x-rtprov-moved-upto"
 _OF_THE_QUEUE = ("x-stream-offset", *COUNTS)  # headers that the old queue added
 
@@ -43,13 +44,9 @@ async def unbind(connection: AmqpConnection, shards: Iterable[Shard]) -> None:
     """
     channel = await connection.open_channel()
     for shard in shards:
-        for queue, key in (
-            (shard.work, shard.requested_key),
-            (shard.journal, shard.requested_key),
-            (shard.journal, shard.event_key),
-        ):
-            if await message_count(connection, queue) is not None:
-                await channel.queue_unbind(queue=queue, exchange=TASKS_EXCHANGE, routing_key=key)
+        for binding in task_bindings(shard):
+            if await message_count(connection, binding["queue"]) is not None:
+                await channel.queue_unbind(**binding)
     await channel.channel_close(reply_code=200, reply_text="done")
 
 
@@ -63,8 +60,8 @@ class Move:
 
     `connection` is the old broker's, and so is `publisher`; `target` is a publisher of the new one.
     `queue_of` returns the new queue of a message, or None if the message is dropped; it is called
-    with each event of a batch. With `stream`,
-    the queue is a stream, and each `run` copies what the one before did not.
+    with each event of a batch. With `stream`, the queue is a stream, and each `run` copies what the
+    one before did not.
     """
 
     def __init__(
@@ -119,7 +116,8 @@ class Move:
         return moved
 
     async def _forward(self, batch: list[Delivery]) -> int:
-        published = []
+        published: list[Deferred[None]] = []
+        count = size = 0
         for delivery in batch:
             if MARKER in (delivery.properties.headers or {}):
                 continue
@@ -134,8 +132,12 @@ class Move:
             )
             for queue, body in self._copies(self._body(delivery)):
                 published.append(self._target.publish("", queue, body, properties=properties))
+                count, size = count + 1, size + len(body)
+                if len(published) >= BATCH or size >= MAX_BYTES:
+                    await gather(published)
+                    published, size = [], 0
         await gather(published)
-        return len(published)
+        return count
 
     def _copies(self, body: bytes) -> Iterable[tuple[str, bytes]]:
         """Return the new queues of a message, and what each gets: all of it, or of a batch the

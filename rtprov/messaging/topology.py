@@ -15,15 +15,16 @@ Everything but the workers' own queues is durable. Declaring it again has no eff
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from pamqp.commands import Basic
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
-from rtprov.errors import BrokerError, ConfigurationError, Unconfirmed
+from rtprov.errors import BrokerError, BrokerUnavailable, ConfigurationError, Unconfirmed
 from rtprov.messaging.letter_queues import LetterQueue, Letters
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class ShardCountCheck(Protocol):
         """Raise `BrokerError` or `ConfigurationError` if the check fails."""
 
 
+class _Changed(BrokerUnavailable):
+    """The number of shards has changed, or could not be compared."""
+
+
 class Topology:
     """Declares the exchanges, queues and bindings of shards, on each connection to the broker.
 
@@ -117,7 +122,8 @@ class Topology:
 
     A change of the number of shards deletes these queues. If it is faster than a front end that
     connects, the front end declares them anew, and no worker will ever read them. So `count`
-    compares the number of shards after each declaration; the connection is not used if it differs.
+    compares the number of shards before the queues are bound, because another front end could
+    publish to them, and once more when they are. The connection is not used if the number differs.
     A change that begins later finds the queues and moves their messages.
     """
 
@@ -150,8 +156,6 @@ class Topology:
         """
         self._connection = connection
         await self._declare(connection, fatal=True)
-        if self._count is not None:
-            await self._count.attach(connection)
 
     def detach(self) -> None:
         """Stop declaring. What was declared stays at the broker."""
@@ -216,30 +220,26 @@ class Topology:
             self._log.failure("could not declare exchanges, queues and bindings again", result)
 
     async def _declare_again(self, connection: AmqpConnection) -> None:
-        """Declare everything, if the number of shards is unchanged before and after that.
+        """Declare everything, if the number of shards is unchanged.
 
-        If it was changed, the old queues were deleted on purpose and must not be declared.
+        If it was changed, the old queues were deleted on purpose, and the connection is dropped.
         """
-        if not await self._count_is_unchanged(connection):
-            return
         try:
+            await self._compare(connection)
             await self._declare(connection, fatal=False)
-        except BrokerError:
-            await self._count_is_unchanged(connection)  # some may have been declared
-            raise
-        await self._count_is_unchanged(connection)
+        except _Changed as error:
+            connection.drop(f"Queues are missing and cannot be declared again: {error}")
 
-    async def _count_is_unchanged(self, connection: AmqpConnection) -> bool:
-        """Compare the number of shards; drop the connection if that fails or it has changed."""
+    async def _compare(self, connection: AmqpConnection) -> None:
+        """Compare the number of shards. Raises `_Changed` if it differs or cannot be compared."""
         if self._count is not None:
             try:
                 await self._count.attach(connection)
             except (BrokerError, ConfigurationError) as error:
-                connection.drop(f"Queues are missing and cannot be declared again: {error}")
-                return False
-        return True
+                raise _Changed(str(error)) from error
 
     async def _declare(self, connection: AmqpConnection, *, fatal: bool) -> None:
+        """Declare and bind everything. Raises `_Changed` and other `BrokerError`s."""
         channel = await connection.open_channel(fatal=fatal)
         for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE, STATUS_EXCHANGE):
             await channel.exchange_declare(exchange=exchange, exchange_type="direct", durable=True)
@@ -253,7 +253,24 @@ class Topology:
             )
         for shard in self._shards:
             await _declare_shard(channel, shard)
+        await self._compare(connection)
+        for shard in self._shards:
+            for binding in task_bindings(shard):
+                await channel.queue_bind(**binding)
+        try:
+            await self._compare(connection)
+        except _Changed:
+            await self._unbind(connection)
+            raise
         await channel.channel_close(reply_code=200, reply_text="done")
+
+    async def _unbind(self, connection: AmqpConnection) -> None:
+        """Undo the bindings, as far as their queues still exist."""
+        with suppress(BrokerError):
+            channel = await connection.open_channel(fatal=False)
+            for shard in self._shards:
+                for binding in task_bindings(shard):
+                    await channel.queue_unbind(**binding)
 
     @property
     def _letters(self) -> list[LetterQueue]:
@@ -276,6 +293,8 @@ class Topology:
                 )
         for shard in self._shards:
             await _declare_shard(channel, shard, nowait=True)
+            for binding in task_bindings(shard):
+                await channel.queue_bind(**binding, nowait=True)
         # Wait for the answer before the bindings: if one of these queues was deleted, the
         # connection is dropped by then.
         await channel.exchange_declare(
@@ -306,14 +325,18 @@ async def _declare_shard(channel: AmqpChannel, shard: Shard, *, nowait: bool = F
         "x-stream-max-segment-size-bytes": JOURNAL_SEGMENT_BYTES,
     }
     await channel.queue_declare(queue=shard.journal, durable=True, arguments=journal, nowait=nowait)
-    for queue, key in (
-        (shard.work, shard.requested_key),
-        (shard.journal, shard.requested_key),
-        (shard.journal, shard.event_key),
-    ):
-        await channel.queue_bind(
-            queue=queue, exchange=TASKS_EXCHANGE, routing_key=key, nowait=nowait
+
+
+def task_bindings(shard: Shard) -> Sequence[Mapping[str, Any]]:
+    """Return the bindings of work queue and journal, as arguments of ``queue.bind``."""
+    return [
+        {"queue": queue, "exchange": TASKS_EXCHANGE, "routing_key": key}
+        for queue, key in (
+            (shard.work, shard.requested_key),
+            (shard.journal, shard.requested_key),
+            (shard.journal, shard.event_key),
         )
+    ]
 
 
 async def declare_status(channel: AmqpChannel, shard: Shard) -> str:

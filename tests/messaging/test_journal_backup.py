@@ -16,9 +16,10 @@ from rtprov.amqp.client.service import BrokerConnection
 from rtprov.amqp.client.url import BrokerUrl
 from rtprov.errors import ConfigurationError
 from rtprov.messaging.backup import Restore, examine, save
+from rtprov.messaging.event_batches import encode_batch
 from rtprov.messaging.event_messages import encode_event, encode_task
 from rtprov.messaging.relocation import Side
-from rtprov.model import Cancelled, Started, Task
+from rtprov.model import Cancelled, Finished, Started, State, Task
 from tests.support.journal_folds import task_id
 from tests.support.system import System
 from tests.support.system_case import COMPLETED, FAILED, RUNNING, SystemTestCase
@@ -154,6 +155,22 @@ class Backup(BackupTestCase):
         self.assertEqual(self.status("ABC123456", task), COMPLETED)
         self.assertEqual([event for event in self.events if "not an event" in event], [])
 
+    def test_a_device_called_marker(self) -> None:
+        """A device may be called as a kind of event is."""
+        tasks = {device: self.system.accepted(device) for device in ("marker", "events", "ABC123")}
+        self.system.network.advance(61)
+        out = self.backup()
+        other = self.another()
+        self.successResultOf(self.restore(other, out))
+        self.assertIn("will be called: 0", self.said[-1])
+        other.start_frontend()
+        other.start_worker()
+        other.network.advance(2)
+        for device, task in tasks.items():
+            self.assertEqual(self.status_in(other)(device, task), COMPLETED)
+        other.stop()
+        other.network.advance(300)
+
     def test_not_empty(self) -> None:
         """A broker on which rtprov has run is refused, and keeps its tasks."""
         task = self.system.accepted("ABC123456")
@@ -188,6 +205,27 @@ class Backup(BackupTestCase):
 
 
 class OpenTasks(SynchronousTestCase):
+    def test_batches(self) -> None:
+        """A file that 0.2.0 made of a journal with batches: what has ended in one is not open."""
+        ended, running = task_id(1), task_id(2)
+        batch = [
+            encode_event(Started(ended, "ENDED0001", 2.0, 1)),
+            encode_event(Started(running, "RUNNING01", 2.0, 1)),
+            encode_event(Finished(ended, "ENDED0001", 3.0, State.COMPLETED, "")),
+        ]
+        messages = [
+            encode_task(Task(ended, "ENDED0001", 14, 1.0, "sealed")),
+            encode_task(Task(running, "RUNNING01", 14, 1.0, "sealed")),
+            encode_batch(batch),
+        ]
+        self.assertEqual(self.open_in(messages), {running.encode()})
+
+    def open_in(self, messages: list[bytes]) -> frozenset[bytes]:
+        """Return the open tasks of a backup with these lines."""
+        lines = [b'{"rtprov":"backup","v":1,"shards":1}', *(b"0 " + each for each in messages)]
+        lines += [b'{"rtprov":"end","events":%d}' % len(messages), b""]
+        return examine(io.BytesIO(b"\n".join(lines)), "a.backup").open_tasks
+
     def test_cancelled_too_late(self) -> None:
         """A cancellation after the first call does not end a task, and one before it does."""
         late, early = task_id(1), task_id(2)
@@ -198,10 +236,7 @@ class OpenTasks(SynchronousTestCase):
             encode_event(Cancelled(late, "LATE00001", 3.0)),
             encode_event(Cancelled(early, "EARLY0001", 3.0)),
         ]
-        lines = [b'{"rtprov":"backup","v":1,"shards":1}', *(b"0 " + each for each in messages)]
-        lines += [b'{"rtprov":"end","events":5}', b""]
-        contents = examine(io.BytesIO(b"\n".join(lines)), "a.backup")
-        self.assertEqual(contents.open_tasks, {late.encode()})
+        self.assertEqual(self.open_in(messages), {late.encode()})
 
 
 class Damaged(BackupTestCase):

@@ -17,6 +17,7 @@ from rtprov.errors import BrokerUnavailable, ConfigurationError, Unconfirmed, Un
 from rtprov.frontend.service import FrontendService
 from rtprov.frontend.task_publisher import TaskPublisher
 from rtprov.journal.open_tasks import OpenTasks
+from rtprov.messaging import moving
 from rtprov.messaging.environment import Environment
 from rtprov.messaging.event_batches import encode_batch
 from rtprov.messaging.event_messages import decode_task, encode_event, encode_task
@@ -410,6 +411,42 @@ class Change(CountTestCase):
         self.assertIn("the broker has 2 shards", "\n".join(self.logged))
         self.assertFalse(connection.connected)
         self.assertIsInstance(publisher.refusal(), BrokerUnavailable)
+        # Nor is the queue there for a front end that was connected before the change.
+        published = self.outside.publish(
+            "rtprov.tasks", Shard(0, 1).requested_key, b"{}", properties=persistent()
+        )
+        self.network.settle()
+        self.failureResultOf(published, Unroutable)
+
+    def test_overtaken_at_any_point(self) -> None:
+        """A change while a front end connects, at any of its steps: afterwards nothing that is
+        published with the old number reaches a queue.
+        """
+        for steps in range(2, 80, 3):
+            with self.subTest(steps=steps):
+                self.start_broker()
+                self.outside_connection = self.reconnect_outside()
+                self.fill(self.begin_with(1))
+                count = ShardCount(1, given=True)
+                publisher = Publisher(clock=self.clock)
+                late = self.begin([count, Topology([Shard(0, 1)], count=count), publisher])
+                for _ in range(steps):
+                    if self.clock.calls:
+                        self.next_event()
+                client = self.network.connections[-1][1]
+                slow = (client, client.other)
+                for end in slow:
+                    end.pauseProducing()
+                self.successResultOf(self.change(2))
+                for end in slow:
+                    end.resumeProducing()
+                self.network.advance(10.0)
+                published = self.outside.publish(
+                    "rtprov.tasks", Shard(0, 1).requested_key, b"{}", properties=persistent()
+                )
+                self.network.settle()
+                self.failureResultOf(published, Unroutable)
+                self.disconnect(late)
 
     def test_a_repair_that_is_overtaken(self) -> None:
         """A change that is faster than the repair of a front end: what was confirmed meanwhile is
@@ -467,6 +504,30 @@ class Change(CountTestCase):
         self.assertNoResult(repaired)
         self.network.settle()
         self.successResultOf(repaired)
+
+    def test_many_copies(self) -> None:
+        """A batch is divided among many shards. The change waits for confirms now and then, so that
+        it never has too many.
+        """
+        (shard,) = self.begin_with(1)
+        devices = [f"DEVICE{number:04}" for number in range(100)]
+        for number in range(30):
+            batch = [
+                encode_event(Started(task_id(100 * number + each), device, EPOCH, 1))
+                for each, device in enumerate(devices)
+            ]
+            self.publish("rtprov.tasks", shard.event_key, encode_batch(batch))
+        self.patch(moving, "BATCH", 50)
+        publisher = Publisher(clock=self.clock, max_unconfirmed=100)
+
+        async def work(connection: AmqpConnection) -> None:
+            await Resharding(
+                connection=connection, publisher=publisher, new_id=self.new_id, say=self.said.append
+            ).run(50)
+
+        self.successResultOf(self.on_a_connection(work, publisher))
+        events = [event for index in range(50) for event in events_of(self, Shard(index, 50))]
+        self.assertEqual(len({event.task_id for event in events}), 3000)
 
     def test_posts_meanwhile(self) -> None:
         """What a running front end publishes during the change is either returned to it or in its

@@ -24,7 +24,8 @@ def at_rest(world: World, *, running: bool) -> None:
             kept or not world.disk.messages(queue_id),
             f"disk: {name} holds {world.disk.messages(queue_id)}",
         )
-        # A front end that the change overtakes declares the old queues anew. They stay empty.
+        # A front end that the change overtakes declares the old queues anew. They stay empty,
+        # because it compares the number of shards before it binds them.
         other = name.count("of") == 1 and not name.endswith(f"of{world.shards}")
         world.checks.expect(
             not (other and world.disk.messages(queue_id)),
