@@ -9,7 +9,6 @@ from typing import Any
 from rtprov.journal import shard_journal
 from rtprov.messaging.event_batches import events_in
 from rtprov.worker.census import Census
-from rtprov.worker.job import UndeliveredMessage
 from rtprov.worker.shard_worker import ShardWorker
 from tests.simulation.mutation import mutation
 
@@ -22,11 +21,6 @@ def _no_look(self: Any) -> None:
 @mutation("the order is that of the deliveries", ShardWorker, "_may_become_head")
 def _first_come(self: Any, job: Any) -> bool:
     return True
-
-
-mutation(
-    "tasks behind the window are called without a channel", UndeliveredMessage, "channel_open"
-)(property(lambda self: True))
 
 
 _add_job = ShardWorker._add_job
