@@ -396,7 +396,8 @@ class Checks:
             for name, links in self._broker_links.items()
             if name.startswith("w")
             for link in links
-            if link.client_role.frozen_until > now or (link.server.mute and not link.over)
+            if link.client_role.frozen_until > now
+            or (not link.over and (link.server.mute or self.network.blocked(link)))
         }
         self._deletions.append((now, deaf))
 
