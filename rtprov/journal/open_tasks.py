@@ -99,6 +99,11 @@ class OpenTasks:
         lane = self._lanes.get(equipment_id)
         return lane is None or lane[0].task_id == task_id or task_id not in self._tasks
 
+    def first_of_device(self, equipment_id: str) -> OpenTask | None:
+        """Return the open task of a device that comes before its others, None if it has none."""
+        lane = self._lanes.get(equipment_id)
+        return None if lane is None else lane[0]
+
     def place_in_lane(self, task: OpenTask) -> int:
         """Return the number of open tasks of the device that come before this one."""
         return bisect_left(self._lanes[task.equipment_id], task.place, key=_place)

@@ -2,9 +2,12 @@
 
 A broker delivers a queue in its order, and a worker holds at most a window of its messages. If one
 caller fills the window, the tasks of the others wait behind it, although they have a right to the
-next free slots. The journal has their messages too. So the worker makes jobs of the first few tasks
-of each such caller. Their messages stay in the queue; when they are delivered, the jobs adopt them,
-or the messages are acknowledged because the tasks have ended.
+next free slots. And if the window is full of tasks that wait for an earlier one of their device,
+that one may be behind the window, or its message may be lost.
+
+The journal has the messages too. So the worker makes jobs of the first few tasks of each such
+caller, and of the tasks that others wait for. Their messages stay in the queue; when they are
+delivered, the jobs adopt them, or the messages are acknowledged because the tasks have ended.
 """
 
 from __future__ import annotations
@@ -122,15 +125,17 @@ class ReadAhead:
     def _wanted(self, room: int) -> list[OpenTask]:
         """Return the tasks to read from the journal.
 
-        They are the first waiting tasks of two kinds of callers: those with few tasks here that
-        wait for a slot, and those whose tasks here are less urgent. At most `room` are returned.
-        The first task of each caller that has none here may exceed that, by up to one window.
+        They are the tasks that tasks here wait for, and the first waiting tasks of two kinds of
+        callers: those with few tasks here that wait for a slot, and those whose tasks here are less
+        urgent. At most `room` are returned. The first task of each caller that has none here, and
+        those that others wait for, may exceed that, by up to one window.
         """
         enough = min(ENOUGH, self._call_limiter.concurrency)
         self._taken = {task_id for task_id in self._taken if task_id in self._open_tasks}
         held = {job.task.task_id for job in self._jobs.values()} | self._taken
         least_urgent = self._least_urgent()
-        first: list[OpenTask] = []
+        first = list(islice(self._waited_for(held), MOST_AT_ONCE))
+        held.update(task.task_id for task in first)
         more: list[OpenTask] = []
         for caller, share in self._store.backlog.shares.items():
             waiting = self._call_limiter.waiting(caller)
@@ -143,6 +148,14 @@ class ReadAhead:
                 break
         first = first[: max(0, room + self._window)]
         return (first + more[: max(0, room - len(first))])[:MOST_AT_ONCE]
+
+    def _waited_for(self, held: set[str]) -> Iterator[OpenTask]:
+        """Yield the first tasks of the devices whose tasks wait here, if they are not `held`."""
+        waiting = (job for job in self._jobs.values() if job.running is None)
+        for device in dict.fromkeys(job.task.equipment_id for job in waiting):
+            task = self._open_tasks.first_of_device(device)
+            if task is not None and task.task_id not in held and task.request is not None:
+                yield task
 
     def _least_urgent(self) -> dict[str | None, int]:
         """Return the urgency of each caller's least urgent task that waits here for a slot."""

@@ -62,7 +62,7 @@ class ShardWorker:
     not count. `queue` publishes copies of messages that are held for long. Call `on_event` with
     each of the journal's events after `store` and `open_tasks` have applied it. `on_delivery` is
     called for each delivery, `on_marker` with the id of each census marker, `on_change` when a task
-    or its delivery came. `wall_clock` gives seconds since the epoch.
+    or its delivery came, or a task was left. `wall_clock` gives seconds since the epoch.
     """
 
     _log = Logger()
@@ -345,6 +345,7 @@ class ShardWorker:
     def _leave(self, _: None, job: Job) -> None:
         job.running = None
         del self.jobs[job.key]
+        self._on_change()
         successor = self._lanes.leave(job.task.equipment_id)
         if successor is not None and not self._attempts.draining:
             self._start(successor)
