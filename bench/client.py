@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import time
 from typing import Any
 
 BODY = (
@@ -12,6 +13,8 @@ BODY = (
     b' {"vlan": 534}, {"interfaces": [1, 2, 3, 4]}]}'
 )
 TIMEOUT_S = 30.0
+# The contenders close connections that are idle for 60 s, perhaps just as a request is sent.
+IDLE_S = 30.0
 
 
 class Refused(ValueError):
@@ -24,7 +27,8 @@ class Client:
     def __init__(self, port: int, tls: ssl.SSLContext) -> None:
         self.port = port
         self._tls = tls
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        # Connections with the time of their last answer.
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = []
 
     async def post(self, path: str) -> str:
         """Post an order; return the path of its task. Raises `Refused` and OSError."""
@@ -45,7 +49,7 @@ class Client:
         return json.loads((await self._ask(b"GET", path))[2])
 
     def close(self) -> None:
-        for _, writer in self._idle:
+        for _, writer, _ in self._idle:
             writer.close()
         self._idle.clear()
 
@@ -55,8 +59,7 @@ class Client:
         return await asyncio.wait_for(self._talk(method, path, body), TIMEOUT_S)
 
     async def _talk(self, method: bytes, path: str, body: bytes) -> tuple[int, str | None, bytes]:
-        connection = self._idle.pop() if self._idle else await self._connect()
-        reader, writer = connection
+        reader, writer = await self._connection()
         length = b"Content-Length: %d\r\n" % len(body) if body else b""
         writer.write(
             b"%b %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%b\r\n%b"
@@ -72,10 +75,16 @@ class Client:
         except asyncio.IncompleteReadError as error:
             writer.close()
             raise ConnectionError("closed without an answer") from error
-        self._idle.append(connection)
+        self._idle.append((reader, writer, time.monotonic()))
         return int(head[0].split(" ")[1]), fields.get("location"), answer
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a connection that was used lately, or a new one."""
+        while self._idle:
+            reader, writer, used_at = self._idle.pop()
+            if time.monotonic() - used_at < IDLE_S:
+                return reader, writer
+            writer.close()
         return await asyncio.open_connection(
             "127.0.0.1", self.port, ssl=self._tls, server_hostname="localhost"
         )
