@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.internet.defer import CancelledError
 
-from rtprov.amqp.client.publisher import Publisher
 from rtprov.journal.appending import MAX_BATCH_BYTES, MAX_EVENTS
 from rtprov.journal.shard_journal import ShardJournal
 from rtprov.messaging.event_batches import encode_batch
@@ -19,16 +16,7 @@ from tests.support.journal_case import JournalTestCase, started
 class Batches(JournalTestCase):
     """Several events in one message."""
 
-    def journal(self, apply: Any, publisher: Publisher) -> ShardJournal:
-        return ShardJournal(
-            shard=SHARD,
-            apply=apply,
-            publisher=publisher,
-            clock=self.clock,
-            rng=self.rng,
-            new_marker_id=self.new_id,
-            batches=True,
-        )
+    batches = True
 
     def messages_of_events(self) -> int:
         """Return how many messages the journal has got since `follow`."""

@@ -45,10 +45,11 @@ def make_task(number: int, equipment_id: str = "DEVICE1") -> Task:
 
 class BrokerTestCase(SynchronousTestCase):
     """A running broker, and `outside`, the publisher of another client. `logged` is what was
-    logged.
+    logged. With `batches`, journals write batches of events.
     """
 
     shards: Sequence[Shard] = (SHARD,)
+    batches = False
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -116,6 +117,7 @@ class BrokerTestCase(SynchronousTestCase):
             clock=self.clock,
             rng=self.rng,
             new_marker_id=self.new_id,
+            batches=self.batches,
         )
 
     def result(self, work: Deferred[T] | Coroutine[Any, Any, T]) -> T:
