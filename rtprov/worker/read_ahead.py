@@ -2,8 +2,8 @@
 
 A broker delivers a queue in its order, and a worker holds at most a window of its messages. If one
 caller fills the window, the tasks of the others wait behind it, although they have a right to the
-next free slots. And if the window is full of tasks that wait for an earlier one of their device,
-that one may be behind the window, or its message may be lost.
+next free slots. The window may also be full of tasks that wait for an earlier task of their device.
+The message of that task may come later in the queue, or be lost.
 
 The journal has the messages too. So the worker makes jobs of the first few tasks of each such
 caller, and of the tasks that others wait for. Their messages stay in the queue; when they are
